@@ -1,0 +1,133 @@
+"""Serialised session data <-> the sealed bytes that a store keeps.
+
+A sealed record is ``header + body + tag``: a version byte, a flags byte, the
+time of creation, the data (compressed where that pays) and a keyed BLAKE2b
+digest over the storage key, the owner, the header and the body. A record that
+turns up under another key, or with another owner, therefore does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import struct
+import zlib
+from functools import cache
+from hmac import compare_digest
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.encoding import force_bytes
+
+from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
+
+__all__ = ["BadRecord", "Opened", "new_session_key", "open_record", "owner_digest", "seal", "storage_key"]
+
+_HEADER = struct.Struct(">BBd")
+_VERSION = 1
+_COMPRESSED = 1
+_COMPRESS_FROM = 1024
+_TAG_SIZE = 16
+
+
+class BadRecord(ValueError):
+    """The bytes are not what this site sealed under this key."""
+
+
+class Opened(NamedTuple):
+    """``created`` is Unix time in seconds; ``stale`` says that a former SECRET_KEY sealed it."""
+
+    payload: bytes
+    created: float
+    stale: bool
+
+
+def new_session_key() -> str:
+    """A session id of 32 characters with 160 bits from the system's CSPRNG."""
+    return base64.b32encode(os.urandom(20)).decode("ascii").lower()
+
+
+def storage_key(session_key: str) -> bytes:
+    """The key a session is stored under.
+
+    A plain hash is enough, since there is nothing to guess, and it keeps usable
+    ids out of the store.
+    """
+    # A cookie may hold any text, lone surrogates included.
+    return hashlib.blake2b(
+        session_key.encode("utf-8", "surrogatepass"), digest_size=KEY_SIZE
+    ).digest()
+
+
+def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
+    """The bytes to store for serialised data, bound to its key and owner."""
+    flags = 0
+    if len(payload) > _COMPRESS_FROM:
+        compressed = zlib.compress(payload, 1)
+        if len(compressed) < len(payload):
+            payload, flags = compressed, _COMPRESSED
+    sealed = _HEADER.pack(_VERSION, flags, created) + payload
+    return sealed + _tag(_digests()[0], key, owner, sealed)
+
+
+def open_record(key: bytes, owner: bytes, data: bytes) -> Opened:
+    """The serialised data that was sealed under this key; ``BadRecord`` if it was not."""
+    sealed, tag = data[:-_TAG_SIZE], data[-_TAG_SIZE:]
+    if len(sealed) < _HEADER.size:
+        raise BadRecord("too short")
+    for number, digest in enumerate(_digests()):
+        if compare_digest(_tag(digest, key, owner, sealed), tag):
+            break
+    else:
+        raise BadRecord("its tag does not match")
+    version, flags, created = _HEADER.unpack_from(sealed)
+    if version != _VERSION:
+        raise BadRecord(f"unknown version {version}")
+    payload = sealed[_HEADER.size :]
+    if flags & _COMPRESSED:
+        payload = zlib.decompress(payload)
+    return Opened(payload, created, number > 0)
+
+
+def owner_digest(user_id: str) -> bytes:
+    """What stands for a user in a record: keyed, so that a store does not name its users."""
+    digest = _owner_digest().copy()
+    digest.update(user_id.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+def _tag(digest: Any, key: bytes, owner: bytes, sealed: bytes) -> bytes:
+    digest = digest.copy()
+    digest.update(key + bytes((len(owner),)) + owner + sealed)
+    return digest.digest()  # type: ignore[no-any-return]
+
+
+# Setting up a keyed digest costs more than hashing a session, so it is done
+# once for each key and copied.
+
+
+@cache
+def _digests() -> tuple[Any, ...]:
+    secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return tuple(_keyed(secret, b"kvsessions.tag", _TAG_SIZE) for secret in secrets)
+
+
+@cache
+def _owner_digest() -> Any:
+    return _keyed(settings.SECRET_KEY, b"kvsessions.owner", OWNER_SIZE)
+
+
+def _keyed(secret: str | bytes, purpose: bytes, digest_size: int) -> Any:
+    key = hashlib.blake2b(force_bytes(secret), digest_size=32, person=purpose).digest()
+    return hashlib.blake2b(key=key, digest_size=digest_size)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
+        _digests.cache_clear()
+        _owner_digest.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,77 @@
+"""Reading and validating the SESSION_* settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cache
+from typing import Any, cast
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+DEFAULT_ALIAS = "default"
+DEFAULT_BACKEND = "django_kvsessions.stores.semidbm.SemidbmStore"
+DEFAULT_SERIALIZER = "django_kvsessions.serializers.MessagePackSerializer"
+
+
+# Looking up a setting that the project leaves out costs a microsecond each
+# time, so what a request needs is read once and forgotten when a test changes it.
+
+
+@cache
+def store_alias() -> str:
+    """SESSION_STORE_ALIAS: which store the engine uses."""
+    return str(getattr(settings, "SESSION_STORE_ALIAS", DEFAULT_ALIAS))
+
+
+@cache
+def stores() -> dict[str, dict[str, Any]]:
+    """SESSION_STORES with the defaults filled in."""
+    configured = getattr(settings, "SESSION_STORES", None) or {DEFAULT_ALIAS: {}}
+    if not isinstance(configured, Mapping):
+        raise ImproperlyConfigured("SESSION_STORES must be a dict of aliases, as CACHES is.")
+    return {alias: _store(alias, config) for alias, config in configured.items()}
+
+
+def _store(alias: str, config: Any) -> dict[str, Any]:
+    where = f"SESSION_STORES[{alias!r}]"
+    if not isinstance(config, Mapping):
+        raise ImproperlyConfigured(f"{where} must be a dict, not {type(config).__name__}.")
+    known = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
+    for name in config:
+        if name not in known:
+            raise ImproperlyConfigured(
+                f"{where} has {name!r}, which is not known; it takes {', '.join(known)}."
+            )
+    filled = {**known, **config}
+    if not isinstance(filled["OPTIONS"], Mapping):
+        raise ImproperlyConfigured(f"{where}['OPTIONS'] must be a dict.")
+    if filled["BACKEND"] == DEFAULT_BACKEND and filled["LOCATION"] is None:
+        base_dir = getattr(settings, "BASE_DIR", None)
+        if base_dir is None:
+            raise ImproperlyConfigured(
+                f"{where}['LOCATION'] is missing, and there is no BASE_DIR to put the folder "
+                '"sessions" in: name a folder for the sessions.'
+            )
+        filled["LOCATION"] = f"{base_dir}/sessions"
+    return filled
+
+
+@cache
+def serializer() -> type[Any]:
+    """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
+    # Django's own default does not count: only a choice made by the project does.
+    if settings.is_overridden("SESSION_SERIALIZER"):
+        return cast("type[Any]", import_string(settings.SESSION_SERIALIZER))
+    return cast("type[Any]", import_string(DEFAULT_SERIALIZER))
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    for function in (store_alias, stores, serializer):
+        function.cache_clear()
+
+
+setting_changed.connect(_forget)

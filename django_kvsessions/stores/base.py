@@ -1,0 +1,244 @@
+"""The contract between the session engine and whatever keeps its records.
+
+A store knows nothing of sessions, signing or requests: it keeps ``Record``s
+under 32-byte keys. Each method is one atomic step in the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+__all__ = [
+    "KEY_SIZE",
+    "MAX_REVISION",
+    "OWNER_SIZE",
+    "Record",
+    "Store",
+    "StoreCorrupted",
+    "StoreError",
+    "StoreStats",
+    "StoreUnavailable",
+]
+
+KEY_SIZE = 32
+OWNER_SIZE = 16
+# Signed 64-bit integers are what every backend can keep.
+MAX_REVISION = 2**63 - 1
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """Something is wrong with a store, not with the session."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot answer now: unreachable, full, locked or timed out.
+
+    It says nothing about the session, which may well exist: never treat this
+    as a logout. The driver's own error is chained as ``__cause__``.
+    """
+
+
+class StoreCorrupted(StoreError):
+    """What the store holds cannot be read and could not be repaired."""
+
+
+class Record(NamedTuple):
+    """One session as a store keeps it.
+
+    ``data`` is opaque. ``expires`` is Unix time in seconds; at or past it the
+    record does not exist for anyone. ``revision`` is chosen by the caller,
+    from 0 to 2**63 - 1, and differs after every replace. ``owner`` is a
+    16-byte digest of the user, or empty.
+    """
+
+    data: bytes
+    expires: float
+    revision: int
+    owner: bytes = b""
+
+
+class StoreStats(NamedTuple):
+    """What a store holds now; ``None`` where the backend cannot tell cheaply.
+
+    ``size`` is in bytes, on disk or in memory.
+    """
+
+    live: int | None
+    expired: int | None
+    size: int | None
+
+
+class Store(ABC):
+    """Keeps records under 32-byte keys, each method one atomic step.
+
+    Everywhere: a backend that fails raises ``StoreUnavailable``, damage raises
+    ``StoreCorrupted``; a key, record or owner of the wrong shape raises
+    ``ValueError`` before anything is written.
+
+    A store may be used from any number of threads, and reopens by itself what
+    must not cross a fork. Its constructor takes LOCATION as ``location`` and
+    each key of OPTIONS as a keyword-only argument, imports its driver, and
+    raises ``ImproperlyConfigured`` for a wrong value; it opens nothing before
+    the first use.
+    """
+
+    #: The short methods answer in microseconds, so the async variants call
+    #: them on the event loop's own thread instead of hopping to another.
+    is_nonblocking: ClassVar[bool] = False
+
+    def __init__(self, *, max_record_size: int = 1024 * 1024) -> None:
+        """``max_record_size``: the most bytes of data that one record may have."""
+        self.max_record_size = max_record_size
+
+    @abstractmethod
+    def load(self, key: bytes) -> Record | None:
+        """The live record under ``key``; ``None`` where there is none or it has expired."""
+
+    @abstractmethod
+    def create(self, key: bytes, record: Record) -> bool:
+        """Put the record there if the key is free, where expired counts as free.
+
+        ``False``, and nothing changed, where a live record is there already.
+        """
+
+    @abstractmethod
+    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        """Put the record in the place of a live one; never inserts.
+
+        With ``expected``, only if the live record still has that revision.
+        ``False``, and nothing changed, otherwise.
+        """
+
+    @abstractmethod
+    def touch(self, key: bytes, expires: float) -> bool:
+        """Move the expiry of a live record; data, revision and owner stay.
+
+        ``False``, and nothing changed, where no live record is there.
+        """
+
+    @abstractmethod
+    def delete(self, key: bytes) -> bool:
+        """Remove the record. ``True`` if a live one was there."""
+
+    @abstractmethod
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        """Remove what has expired; yields how many records each batch removed.
+
+        Live records stay usable meanwhile. A backend that removes expired
+        records by itself yields nothing.
+        """
+
+    @abstractmethod
+    def scan(self) -> Iterator[tuple[bytes, Record]]:
+        """Every live record once, in no order and in bounded memory.
+
+        Records written or deleted meanwhile may or may not appear.
+        """
+
+    def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        """Every live record of one owner. ``ValueError`` for an empty owner."""
+        self.check_owner(owner)
+        return ((key, record) for key, record in self.scan() if record.owner == owner)
+
+    def setup(self) -> None:
+        """Make tables, indexes, folders or TTLs that are missing; idempotent."""
+
+    @abstractmethod
+    def stats(self) -> StoreStats:
+        """How much the store holds now."""
+
+    def close(self) -> None:
+        """Flush and let go of files and connections; the next use reopens them."""
+
+    # The async variants. A store with an async driver overrides them; every
+    # other one gets them from its sync methods.
+
+    async def aload(self, key: bytes) -> Record | None:
+        return await self.call_async(self.load, key)
+
+    async def acreate(self, key: bytes, record: Record) -> bool:
+        return await self.call_async(self.create, key, record)
+
+    async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        return await self.call_async(self.replace, key, record, expected=expected)
+
+    async def atouch(self, key: bytes, expires: float) -> bool:
+        return await self.call_async(self.touch, key, expires)
+
+    async def adelete(self, key: bytes) -> bool:
+        return await self.call_async(self.delete, key)
+
+    async def adelete_expired(self, *, batch_size: int = 1000) -> AsyncIterator[int]:
+        async for count in self.iterate_in_thread(self.delete_expired(batch_size=batch_size), 1):
+            yield count
+
+    async def ascan(self) -> AsyncIterator[tuple[bytes, Record]]:
+        async for item in self.iterate_in_thread(self.scan(), 100):
+            yield item
+
+    async def ascan_owner(self, owner: bytes) -> AsyncIterator[tuple[bytes, Record]]:
+        async for item in self.iterate_in_thread(self.scan_owner(owner), 100):
+            yield item
+
+    async def asetup(self) -> None:
+        await self.call_in_thread(self.setup)
+
+    async def astats(self) -> StoreStats:
+        return await self.call_in_thread(self.stats)
+
+    async def aclose(self) -> None:
+        await self.call_in_thread(self.close)
+
+    # For implementors.
+
+    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a short method: inline where it cannot block, else in a thread."""
+        if self.is_nonblocking:
+            return function(*args, **kwargs)
+        return await self.call_in_thread(function, *args, **kwargs)
+
+    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a method that may wait for a disk or a network."""
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    async def iterate_in_thread(self, iterator: Iterator[T], at_once: int) -> AsyncIterator[T]:
+        """Drive an iterator in a thread, ``at_once`` items a hop."""
+        while items := await self.call_in_thread(lambda: list(islice(iterator, at_once))):
+            for item in items:
+                yield item
+
+    def check_key(self, key: bytes) -> None:
+        if len(key) != KEY_SIZE:
+            raise ValueError(f"A key has {KEY_SIZE} bytes, not {len(key)}.")
+
+    def check_record(self, key: bytes, record: Record) -> None:
+        self.check_key(key)
+        data, expires, revision, owner = record
+        if len(data) > self.max_record_size:
+            raise ValueError(
+                f"A record of {len(data)} bytes is over the limit of "
+                f"{self.max_record_size} bytes (OPTIONS['max_record_size'])."
+            )
+        if not math.isfinite(expires):
+            raise ValueError(f"The expiry must be a finite Unix time, not {expires}.")
+        if not 0 <= revision <= MAX_REVISION:
+            raise ValueError(f"A revision is from 0 to 2**63 - 1, not {revision}.")
+        if owner and len(owner) != OWNER_SIZE:
+            raise ValueError(f"An owner has {OWNER_SIZE} bytes or none, not {len(owner)}.")
+
+    def check_owner(self, owner: bytes) -> None:
+        if len(owner) != OWNER_SIZE:
+            raise ValueError(f"An owner has {OWNER_SIZE} bytes, not {len(owner)}.")
+
+
+def now() -> float:
+    """Unix time. Looked up at each call, so that tests can freeze it."""
+    return time.time()
