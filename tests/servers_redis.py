@@ -1,0 +1,25 @@
+"""Fixtures: real Redis and Valkey servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from testservers import Server
+from testservers.redis import redis_server, valkey_server
+from tests.servers import serve
+
+__all__ = ["redis", "valkey"]
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Server]:
+    """A Redis that every test of the run shares: use prefixes of your own."""
+    yield from serve(redis_server)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A Valkey that every test of the run shares: use prefixes of your own."""
+    yield from serve(valkey_server)
