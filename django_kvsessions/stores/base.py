@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = [
     "KEY_SIZE",
@@ -92,7 +92,7 @@ class Store(ABC):
 
     #: The short methods answer in microseconds, so the async variants call
     #: them on the event loop's own thread instead of hopping to another.
-    is_nonblocking: ClassVar[bool] = False
+    is_nonblocking: bool = False
 
     def __init__(self, *, max_record_size: int = 1024 * 1024) -> None:
         """``max_record_size``: the most bytes of data that one record may have."""
