@@ -1,0 +1,105 @@
+"""A lock between processes: ``flock`` on a file of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; a store that needs it says so.
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FileLock", "LockTimeout", "fcntl", "make_folder", "open_private"]
+
+
+class LockTimeout(Exception):
+    """Somebody else held the lock for the whole time."""
+
+
+def make_folder(path: str) -> None:
+    """Make a folder for its owner only, if it is not there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return
+        # Files that root makes for a web server would be closed to it.
+        _give_to_owner_of(os.path.dirname(path), path)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file, made with mode 0600 and for the folder's owner where it is new."""
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o600)
+        _give_to_owner_of(os.path.dirname(path), path)
+        return descriptor
+
+
+def _give_to_owner_of(folder: str, path: str) -> None:
+    if os.geteuid() == 0:
+        owner = os.stat(folder)
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+class FileLock:
+    """Held by one process at a time. Not for two threads at once: put a thread lock before it.
+
+    The system frees it when its holder dies.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._inode = 0
+
+    def acquire(self, timeout: float) -> None:
+        """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``."""
+        deadline = None
+        pause = 0.00005
+        while True:
+            if self._descriptor is None:
+                self._open()
+            assert self._descriptor is not None
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # flock cannot wait for a limited time, so this asks again and again.
+                clock = time.monotonic()
+                deadline = deadline or clock + timeout
+                if clock >= deadline:
+                    raise LockTimeout(self.path) from None
+                time.sleep(pause * random.uniform(0.5, 1))
+                pause = min(pause * 1.5, 0.002)
+            else:
+                if self._is_the_one_at_path():
+                    return
+                # Somebody removed the file: the others lock the one that is there now.
+                self.close()
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the file, without unlocking what a parent process may hold."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> None:
+        make_folder(os.path.dirname(self.path))
+        self._descriptor = open_private(self.path, os.O_RDWR)
+        self._inode = os.fstat(self._descriptor).st_ino
+
+    def _is_the_one_at_path(self) -> bool:
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except FileNotFoundError:
+            return False

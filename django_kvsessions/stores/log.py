@@ -1,0 +1,176 @@
+"""semidbm's file: an append-only log of records, read and verified from any offset.
+
+A file starts with an identifier and a version. A record is the size of its
+key, the size of its value (-1 for a deletion, which has no value), the key,
+the value, and a CRC-32 of key and value; numbers are big-endian. Here a key
+always has 32 bytes, and a value starts with the expiry.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+from semidbm.loaders import _DELETED as DELETED
+from semidbm.loaders import FILE_FORMAT_VERSION, FILE_IDENTIFIER
+
+from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE, Record
+
+FILE_HEADER: bytes = FILE_IDENTIFIER + struct.pack(">HH", *FILE_FORMAT_VERSION)
+#: What a record takes besides its value.
+OVERHEAD = 8 + KEY_SIZE + 4
+MAX_VALUE_SIZE = 2**24 - 1
+
+_HEAD = struct.Struct(f">ii{KEY_SIZE}sd")
+_SIZES = struct.Struct(">ii")
+_VALUE = struct.Struct(">dQB")
+_CRC = struct.Struct(">I")
+_KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
+_CHUNK = 1024 * 1024
+
+#: The least and the most that a value takes besides the record's data.
+VALUE_OVERHEAD = _VALUE.size + OWNER_SIZE
+
+
+class LogFile:
+    """An open log. The descriptor closes when the last user of this object lets go.
+
+    Reading and appending use no file offset, so threads and forked processes
+    may share one.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.inode = os.fstat(descriptor).st_ino
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``, fewer only at the end of the file."""
+        data = os.pread(self.descriptor, size, offset)
+        while len(data) < size and (more := os.pread(self.descriptor, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def append(self, data: bytes) -> None:
+        """Add ``data`` at the end as a whole, or raise ``OSError`` and add nothing.
+
+        Only for the one process that holds the writer's lock.
+        """
+        written = os.write(self.descriptor, data)
+        if written == len(data):
+            return
+        # A disk that fills up takes a part and says so only at the next write.
+        start = self.size() - written
+        try:
+            while written < len(data):
+                written += os.write(self.descriptor, data[written:])
+        except OSError:
+            os.ftruncate(self.descriptor, start)
+            raise
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.descriptor, size)
+
+    def sync(self) -> None:
+        os.fdatasync(self.descriptor)
+
+
+#: Where a record is: key, start, end, size of the value (below 0: a deletion), expiry.
+Entry = tuple[bytes, int, int, int, float]
+
+
+def put(key: bytes, record: Record) -> bytes:
+    """The log record that sets a key."""
+    data, expires, revision, owner = record
+    content = b"".join((key, _VALUE.pack(expires, revision, len(owner)), owner, data))
+    return b"".join(
+        (_SIZES.pack(KEY_SIZE, len(content) - KEY_SIZE), content, _CRC.pack(crc32(content)))
+    )
+
+
+def put_nothing(key: bytes) -> bytes:
+    """A record that says nothing, so that a deletion may follow it in any case."""
+    return _SIZES.pack(KEY_SIZE, 0) + key + _CRC.pack(crc32(key))
+
+
+def deletion(key: bytes) -> bytes:
+    """The log record that removes a key. semidbm wants the key to be there before it."""
+    return _SIZES.pack(KEY_SIZE, DELETED) + key + _CRC.pack(crc32(key))
+
+
+def read_record(log: LogFile, key: bytes, start: int, size: int) -> Record | None:
+    """The record at ``start``; ``None`` if what is there is damaged or another key's."""
+    blob = os.pread(log.descriptor, KEY_SIZE + size + 4, start + 8)
+    if (
+        len(blob) != KEY_SIZE + size + 4
+        or blob[:KEY_SIZE] != key
+        or crc32(blob[:-4]) != _CRC.unpack_from(blob, KEY_SIZE + size)[0]
+    ):
+        return None
+    expires, revision, owner_size = _VALUE.unpack_from(blob, KEY_SIZE)
+    data = KEY_SIZE + _VALUE.size + owner_size
+    return Record(blob[data:-4], expires, revision, blob[data - owner_size : data])
+
+
+def read_head(log: LogFile, start: int) -> tuple[int, bytes]:
+    """Revision and owner of a record that is known to be there, without reading its data."""
+    blob = os.pread(log.descriptor, VALUE_OVERHEAD, start + 8 + KEY_SIZE)
+    _, revision, owner_size = _VALUE.unpack_from(blob)
+    return revision, blob[_VALUE.size : _VALUE.size + owner_size]
+
+
+def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterator[Entry]:
+    """Each record from ``start`` on, up to ``stop`` or the first that does not verify."""
+    while start < stop:
+        data = log.read(min(chunk, stop - start), start)
+        size = len(data)
+        view = memoryview(data)
+        # A deletion at the very end is shorter than what is unpacked at once.
+        padded = data + bytes(_HEAD.size)
+        position = 0
+        while position + OVERHEAD <= size:
+            key_size, value_size, key, expires = _HEAD.unpack_from(padded, position)
+            if key_size != KEY_SIZE or not DELETED <= value_size <= MAX_VALUE_SIZE:
+                return
+            end = position + OVERHEAD + (value_size if value_size > 0 else 0)
+            if end > size:
+                break
+            if crc32(view[position + 8 : end - 4]) != _CRC.unpack_from(data, end - 4)[0]:
+                return
+            yield key, start + position, start + end, value_size, expires
+            position = end
+        if position:
+            start += position
+        elif size == stop - start or chunk > MAX_VALUE_SIZE + OVERHEAD:
+            return
+        else:
+            # A record larger than what was read: once more with room for the largest.
+            chunk = MAX_VALUE_SIZE + OVERHEAD + 1
+
+
+def find_record(log: LogFile, start: int, stop: int) -> int | None:
+    """Where the first record after ``start`` begins that verifies; ``None`` if none does."""
+    while start < stop:
+        data = log.read(min(_CHUNK, stop - start), start)
+        found = data.find(_KEY_SIZE_BYTES)
+        while found >= 0:
+            if next(read_log(log, start + found, stop, 4096), None) is not None:
+                return start + found
+            found = data.find(_KEY_SIZE_BYTES, found + 1)
+        if start + len(data) >= stop:
+            return None
+        # The pattern may lie across the edge of what was read.
+        start += len(data) - len(_KEY_SIZE_BYTES) + 1
+    return None
+
+
+def damaged_key(log: LogFile, start: int) -> bytes:
+    """What stands where a damaged record had its key."""
+    return log.read(KEY_SIZE, start + 8)
