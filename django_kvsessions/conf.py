@@ -64,9 +64,15 @@ def _store(alias: str, config: Any) -> dict[str, Any]:
 def serializer() -> type[Any]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
     # Django's own default does not count: only a choice made by the project does.
+    path = DEFAULT_SERIALIZER
     if settings.is_overridden("SESSION_SERIALIZER"):
-        return cast("type[Any]", import_string(settings.SESSION_SERIALIZER))
-    return cast("type[Any]", import_string(DEFAULT_SERIALIZER))
+        path = settings.SESSION_SERIALIZER
+    try:
+        return cast("type[Any]", import_string(path))
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"SESSION_SERIALIZER names {path!r}, which cannot be imported: {error}"
+        ) from error
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -51,30 +52,49 @@ class StoreHandler:
 
 
 def make_store(alias: str) -> Store:
-    config = conf.stores().get(alias)
-    if config is None:
-        known = ", ".join(repr(name) for name in conf.stores())
-        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {known}.")
+    backend = store_class(alias)
+    config = conf.stores()[alias]
     where = f"SESSION_STORES[{alias!r}]"
-    try:
-        backend = import_string(config["BACKEND"])
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f"{where}['BACKEND'] names {config['BACKEND']!r}, which cannot be imported: {error}"
-        ) from error
-    if not (isinstance(backend, type) and issubclass(backend, Store)):
-        raise ImproperlyConfigured(f"{where}['BACKEND'] is not a Store: {config['BACKEND']!r}.")
+    location, options = config["LOCATION"], config["OPTIONS"]
+    if getattr(backend, "location_is_folder", False) and (
+        not location or not isinstance(location, str | os.PathLike)
+    ):
+        raise ImproperlyConfigured(f"{where}['LOCATION'] must name a folder, not {location!r}.")
     known = option_names(backend)
-    for name in config["OPTIONS"]:
+    for name in options:
         if known is not None and name not in known:
             raise ImproperlyConfigured(
                 f"{where}['OPTIONS'] has {name!r}, which {backend.__name__} does not know; "
                 f"it knows {', '.join(sorted(known))}."
             )
     try:
-        return backend(config["LOCATION"], **config["OPTIONS"])
+        inspect.signature(backend).bind(location, **options)
+    except TypeError as error:
+        raise ImproperlyConfigured(f"{where}['OPTIONS']: {error}.") from error
+    try:
+        return backend(location, **options)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"{where}: {error}") from error
+
+
+def store_class(alias: str) -> type[Store]:
+    """The class that BACKEND names. ``ImproperlyConfigured`` where it is no ``Store``."""
+    config = conf.stores().get(alias)
+    if config is None:
+        known = ", ".join(repr(name) for name in conf.stores())
+        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {known}.")
+    where, path = f"SESSION_STORES[{alias!r}]['BACKEND']", config["BACKEND"]
+    if not isinstance(path, str):
+        raise ImproperlyConfigured(f"{where} must be the dotted path of a class, not {path!r}.")
+    try:
+        backend = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"{where} names {path!r}, which cannot be imported: {error}"
+        ) from error
+    if not (isinstance(backend, type) and issubclass(backend, Store)):
+        raise ImproperlyConfigured(f"{where} is not a Store: {path!r}.")
+    return backend
 
 
 def option_names(backend: type[Store]) -> set[str] | None:
