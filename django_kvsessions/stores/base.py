@@ -68,12 +68,15 @@ class Record(NamedTuple):
 class StoreStats(NamedTuple):
     """What a store holds now; ``None`` where the backend cannot tell cheaply.
 
-    ``size`` is in bytes, on disk or in memory.
+    ``size`` is in bytes, on disk or in memory. ``hits`` and ``misses`` count
+    the loads of this process since it started, where the store is a cache.
     """
 
     live: int | None
     expired: int | None
     size: int | None
+    hits: int | None = None
+    misses: int | None = None
 
 
 class Store(ABC):
