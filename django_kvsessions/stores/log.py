@@ -28,7 +28,7 @@ _SIZES = struct.Struct(">ii")
 _VALUE = struct.Struct(">dQB")
 _CRC = struct.Struct(">I")
 _KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
-_CHUNK = 1024 * 1024
+_CHUNK = 256 * 1024
 
 #: The least and the most that a value takes besides the record's data.
 VALUE_OVERHEAD = _VALUE.size + OWNER_SIZE
@@ -128,21 +128,24 @@ def read_head(log: LogFile, start: int) -> tuple[int, bytes]:
 
 def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterator[Entry]:
     """Each record from ``start`` on, up to ``stop`` or the first that does not verify."""
+    # Runs once a record whenever a process starts: hence the local names.
+    head, crc, wanted, overhead = _HEAD.unpack_from, _CRC.unpack_from, KEY_SIZE, OVERHEAD
     while start < stop:
-        data = log.read(min(chunk, stop - start), start)
-        size = len(data)
+        # Padded, since a deletion at the very end is shorter than what is unpacked at once.
+        data = log.read(min(chunk, stop - start), start) + bytes(_HEAD.size)
+        size = len(data) - _HEAD.size
         view = memoryview(data)
-        # A deletion at the very end is shorter than what is unpacked at once.
-        padded = data + bytes(_HEAD.size)
         position = 0
-        while position + OVERHEAD <= size:
-            key_size, value_size, key, expires = _HEAD.unpack_from(padded, position)
-            if key_size != KEY_SIZE or not DELETED <= value_size <= MAX_VALUE_SIZE:
-                return
-            end = position + OVERHEAD + (value_size if value_size > 0 else 0)
+        while position < size:
+            key_size, value_size, key, expires = head(data, position)
+            end = position + overhead
+            if value_size > 0:
+                end += value_size
             if end > size:
+                if value_size > MAX_VALUE_SIZE:
+                    return
                 break
-            if crc32(view[position + 8 : end - 4]) != _CRC.unpack_from(data, end - 4)[0]:
+            if key_size != wanted or crc32(view[position + 8 : end - 4]) != crc(data, end - 4)[0]:
                 return
             yield key, start + position, start + end, value_size, expires
             position = end

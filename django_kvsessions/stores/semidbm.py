@@ -124,8 +124,9 @@ class Generation:
         self.logs: list[LogFile | None] = [log, None]
         self.index: dict[bytes, int] = {}
         self.end = len(logfile.FILE_HEADER)
-        self.garbage = 0
         self.damaged = False
+        #: Up to this size of the log a compaction cannot be worth it.
+        self.compact_from = GARBAGE_FLOOR
 
     def successor(self, log: LogFile, end: int) -> Generation:
         """The same records, going on in another file from ``end``."""
@@ -141,17 +142,26 @@ class Generation:
         return None not in self.logs
 
     @property
+    def may_need_compaction(self) -> bool:
+        return self.damaged or self.end > self.compact_from
+
     def needs_compaction(self) -> bool:
-        return self.damaged or self.garbage > self.end - self.garbage + GARBAGE_FLOOR
+        """Whether garbage exceeds the live bytes by GARBAGE_FLOOR. Looks at every entry."""
+        if not self.may_need_compaction:
+            return False
+        live = sum(map(record_bytes, list(self.index.values())))
+        self.compact_from = 2 * live + GARBAGE_FLOOR
+        return self.may_need_compaction
 
     def parse(self, stop: int) -> None:
         """Take in what the log has up to ``stop`` or the first bytes that do not verify."""
+        index, flag = self.index, self.flag
         for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
             if size > 0:
-                self.put(key, self.entry(expires, start, size))
+                # entry(), written out: this runs once a record at every start.
+                index[key] = int(expires * 1_000_000) << 65 | start << 25 | size << 1 | flag
             else:
-                self.remove(key)
-                self.garbage += end - start
+                index.pop(key, None)
             self.end = end
 
     def entry(self, expires: float, start: int, size: int) -> int:
@@ -161,16 +171,6 @@ class Generation:
             | size << _SIZE_SHIFT
             | self.flag
         )
-
-    def put(self, key: bytes, entry: int) -> None:
-        if key in self.index:
-            self.garbage += record_bytes(self.index[key])
-        self.index[key] = entry
-
-    def remove(self, key: bytes) -> None:
-        entry = self.index.pop(key, None)
-        if entry is not None:
-            self.garbage += record_bytes(entry)
 
     def live(self, key: bytes) -> int | None:
         entry = self.index.get(key)
@@ -339,7 +339,7 @@ class SemidbmStore(Store):
         """Looks at every entry of the index, and compacts the log where that pays."""
         for keys in batches(self._expired_keys(), batch_size):
             yield self._delete_still_expired(keys)
-        if self._current_generation().needs_compaction:
+        if self._current_generation().needs_compaction():
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
@@ -401,14 +401,8 @@ class SemidbmStore(Store):
     def _current(self) -> Generation:
         """The generation, with everything in it that was acknowledged before this call."""
         generation = self._generation
-        if generation is not None:
-            try:
-                status = os.stat(self._data_path)
-            except FileNotFoundError:
-                pass
-            else:
-                if status.st_size == generation.end and status.st_ino == generation.log.inode:
-                    return generation
+        if generation is not None and self._is_current(generation):
+            return generation
         with self._state:
             generation = self._follow()
             if generation is not None and generation.log.size() <= generation.end:
@@ -428,6 +422,13 @@ class SemidbmStore(Store):
         return generation
 
     _current_generation = reports_os_errors(_current)
+
+    def _is_current(self, generation: Generation) -> bool:
+        try:
+            status = os.stat(self._data_path)
+        except FileNotFoundError:
+            return False
+        return status.st_size == generation.end and status.st_ino == generation.log.inode
 
     def _follow(self) -> Generation | None:
         """Catch up with the file at the path; ``None`` if there is none. With the state held."""
@@ -502,7 +503,7 @@ class SemidbmStore(Store):
                 security_log.error(
                     "A session record in %s is damaged and reads as no session.", self._data_path
                 )
-                generation.remove(key)
+                generation.index.pop(key)
                 generation.damaged = True
             return record
 
@@ -522,6 +523,9 @@ class SemidbmStore(Store):
             self._writing.release()
             raise
         try:
+            generation = self._generation
+            if generation is not None and self._is_current(generation):
+                return generation
             with self._state:
                 generation = self._follow() or self._create_log()
                 if generation.log.size() > generation.end:
@@ -559,7 +563,7 @@ class SemidbmStore(Store):
             start = generation.end
             generation.log.append(data)
             size = len(data) - logfile.OVERHEAD
-            generation.put(key, generation.entry(record.expires, start, size))
+            generation.index[key] = generation.entry(record.expires, start, size)
             generation.end += len(data)
 
     def _remove(self, generation: Generation, keys: list[bytes]) -> int:
@@ -571,9 +575,8 @@ class SemidbmStore(Store):
             with self._state:
                 generation.log.append(data)
                 for key in keys:
-                    generation.remove(key)
+                    del generation.index[key]
                 generation.end += len(data)
-                generation.garbage += len(data)
         return len(keys)
 
     def _expired_keys(self) -> Iterator[bytes]:
@@ -599,7 +602,7 @@ class SemidbmStore(Store):
             self._sync(generation)
         elif self.durability == "interval" and not self._unsynced.is_set():
             self._sync_soon()
-        if generation.needs_compaction and time.monotonic() >= self._next_compaction:
+        if generation.may_need_compaction and time.monotonic() >= self._next_compaction:
             self._next_compaction = time.monotonic() + COMPACTION_PAUSE
             threading.Thread(target=self._compact_in_background, daemon=True).start()
 
@@ -665,8 +668,7 @@ class SemidbmStore(Store):
                 found,
             )
             # An older record of the same key must not come back in its place.
-            generation.remove(logfile.damaged_key(log, generation.end))
-            generation.garbage += found - generation.end
+            generation.index.pop(logfile.damaged_key(log, generation.end), None)
             generation.damaged = True
             generation.end = found
             generation.parse(size)
@@ -714,7 +716,8 @@ class SemidbmStore(Store):
 
     def _compact_in_background(self) -> None:
         try:
-            self.compact()
+            if self._current_generation().needs_compaction():
+                self.compact()
         except Exception:
             logger.exception("Compacting %s failed; it will be tried again.", self._data_path)
 
