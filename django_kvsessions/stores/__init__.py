@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -71,8 +71,9 @@ def make_store(alias: str) -> Store:
         inspect.signature(backend).bind(location, **options)
     except TypeError as error:
         raise ImproperlyConfigured(f"{where}['OPTIONS']: {error}.") from error
+    make: Callable[..., Store] = backend
     try:
-        return backend(location, **options)
+        return make(location, **options)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"{where}: {error}") from error
 
