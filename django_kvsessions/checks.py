@@ -154,8 +154,12 @@ def _check_store(alias: str) -> Iterator[CheckMessage]:
         return
     try:
         store = stores[alias]
-    except Exception as error:
+    except ImproperlyConfigured as error:
         yield checks.Error(str(error), id="kvsessions.E003")
+        return
+    except Exception as error:
+        problem = f"SESSION_STORES[{alias!r}]: {type(error).__name__}: {error}"
+        yield checks.Error(problem, id="kvsessions.E003")
         return
     if getattr(backend, "location_is_folder", False):
         try:

@@ -1,0 +1,450 @@
+"""System checks: what is wrong, in which setting, and the cure, without touching a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.core.checks import CheckMessage, run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from pytest_django.fixtures import Settings as DjangoSettings
+
+from django_kvsessions import engine
+from django_kvsessions.stores import stores
+from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.stores.memory import MemoryStore
+
+SEMIDBM = "django_kvsessions.stores.semidbm.SemidbmStore"
+MEMORY = "django_kvsessions.stores.memory.MemoryStore"
+
+
+def check(*, deploy: bool = False) -> list[CheckMessage]:
+    return run_checks(tags=["sessions"], include_deployment_checks=deploy)
+
+
+def numbers() -> list[str]:
+    return sorted(str(message.id).removeprefix("kvsessions.") for message in check())
+
+
+def only_message() -> CheckMessage:
+    messages = check()
+    assert len(messages) == 1, messages
+    return messages[0]
+
+
+def use_folder(settings: DjangoSettings, folder: object, **options: Any) -> None:
+    settings.SESSION_STORES = {
+        "default": {"BACKEND": SEMIDBM, "LOCATION": folder, "OPTIONS": options}
+    }
+
+
+class PickleSerializer:
+    def dumps(self, value: object) -> bytes:
+        raise NotImplementedError
+
+    def loads(self, data: bytes) -> object:
+        raise NotImplementedError
+
+
+class ExtendedPickleSerializer(PickleSerializer):
+    pass
+
+
+class SafeSerializer:
+    dumps = staticmethod(json.dumps)
+    loads = staticmethod(json.loads)
+
+
+class TalkingStore(MemoryStore):
+    """Has something to say of its settings and of its server."""
+
+    def check(self, *, alias: str, **kwargs: Any) -> list[CheckMessage]:
+        return [checks.Warning(f"{alias} has unwise settings.", id="kvsessions.W998")]
+
+    def check_server(self, *, alias: str, **kwargs: Any) -> list[CheckMessage]:
+        return [checks.Warning(f"{alias} has an unwise server.", id="kvsessions.W999")]
+
+
+class BrokenStore(MemoryStore):
+    """Fails whatever it is asked."""
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        raise ZeroDivisionError("division by zero")
+
+    def check_server(self, **kwargs: Any) -> list[CheckMessage]:
+        raise StoreUnavailable("the server is away")
+
+
+class TypeErrorStore(MemoryStore):
+    """Its constructor trips over an option instead of refusing it."""
+
+    def __init__(self, location: None = None, *, limit: Any = 1) -> None:
+        super().__init__()
+        self.limit = limit + 1
+
+
+class DemandingStore(MemoryStore):
+    """Cannot do without one of its options."""
+
+    def __init__(self, location: None = None, *, table: str) -> None:
+        super().__init__()
+
+
+# When they run
+
+
+def test_right_settings_pass() -> None:
+    assert check() == []
+    assert check(deploy=True) == []
+
+
+def test_a_check_makes_no_file_and_no_folder(settings: DjangoSettings, tmp_path: Path) -> None:
+    use_folder(settings, tmp_path / "var" / "sessions")
+    assert check(deploy=True) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_on_another_engine_is_left_alone(settings: DjangoSettings) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    settings.SESSION_STORE_ALIAS = "nope"
+    settings.SESSION_SERIALIZER = "no.such.Serializer"
+    settings.SESSION_STORES = None
+    assert check(deploy=True) == []
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
+    assert numbers() == ["E004", "E009"]
+
+
+def test_an_engine_of_the_projects_own_that_extends_ours_is_checked(
+    settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OwnStore(engine.SessionStore):
+        pass
+
+    module = ModuleType("own_engine")
+    module.SessionStore = OwnStore  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_engine", module)
+    settings.SESSION_ENGINE = "own_engine"
+    settings.SESSION_STORE_ALIAS = "nope"
+    settings.SESSION_STORES = None
+    assert numbers() == ["E004"]
+
+
+def test_they_run_with_manage_py_check() -> None:
+    call_command("check", "--tag=sessions", "--deploy")
+    call_command("check", "--list-tags")
+
+
+# SESSION_ENGINE, SESSION_SERIALIZER and the ages
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "django_kvsessions",
+        "django_kvsessions.engine.SessionStore",
+        "django_kvsessions.engines",
+        "django_kvsessions.stores.semidbm",
+        SEMIDBM,
+        "django.contrib.sessions.backends.db.SessionStore",
+    ],
+)
+def test_a_slip_in_the_engine_is_shown_the_right_line(settings: DjangoSettings, slip: str) -> None:
+    settings.SESSION_ENGINE = slip
+    settings.SESSION_STORES = None
+    message = only_message()
+    assert message.id == "kvsessions.E010"
+    assert message.level == checks.ERROR
+    assert slip in message.msg
+    assert "SESSION_ENGINE = 'django_kvsessions.engine'" in str(message.hint)
+
+
+def test_a_serializer_that_cannot_be_imported_is_an_error(settings: DjangoSettings) -> None:
+    settings.SESSION_SERIALIZER = "django.contrib.sessions.serializers.PickleSerializer"
+    message = only_message()
+    assert message.id == "kvsessions.E009"
+    assert "SESSION_SERIALIZER names 'django.contrib" in message.msg
+
+
+@pytest.mark.parametrize("wrong", [SafeSerializer, 7, "json.JSONDecoder"])
+def test_a_serializer_that_is_none_is_an_error(settings: DjangoSettings, wrong: object) -> None:
+    settings.SESSION_SERIALIZER = wrong
+    assert numbers() == ["E009"]
+
+
+@pytest.mark.parametrize("serializer", [PickleSerializer, ExtendedPickleSerializer])
+def test_pickle_is_warned_of(settings: DjangoSettings, serializer: type) -> None:
+    settings.SESSION_SERIALIZER = f"{__name__}.{serializer.__name__}"
+    message = only_message()
+    assert (message.id, message.level) == ("kvsessions.W003", checks.WARNING)
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    ["django.contrib.sessions.serializers.JSONSerializer", f"{__name__}.SafeSerializer"],
+)
+def test_other_serializers_are_fine(settings: DjangoSettings, serializer: str) -> None:
+    settings.SESSION_SERIALIZER = serializer
+    assert check() == []
+
+
+# SESSION_STORES and SESSION_STORE_ALIAS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "number", "told"),
+    [
+        (["default"], "E001", "SESSION_STORES must be a dict"),
+        ({"default": MEMORY}, "E001", "SESSION_STORES['default'] must be a dict"),
+        ({"default": {"BACKED": MEMORY}}, "E001", "SESSION_STORES['default'] has 'BACKED'"),
+        ({"default": {"OPTIONS": "fast"}}, "E001", "SESSION_STORES['default']['OPTIONS']"),
+        ({"default": {"BACKEND": "no.such.Store"}}, "E002", "['BACKEND'] names 'no.such.Store'"),
+        ({"default": {"BACKEND": "Store"}}, "E002", "['BACKEND'] names 'Store'"),
+        ({"default": {"BACKEND": f"{MEMORY}x"}}, "E002", f"['BACKEND'] names '{MEMORY}x'"),
+        ({"default": {"BACKEND": "json.JSONDecoder"}}, "E002", "['BACKEND'] is not a Store"),
+        ({"default": {"BACKEND": MemoryStore}}, "E002", "must be the dotted path of a class"),
+        (
+            {"default": {"OPTIONS": {"durabilty": "full"}}},
+            "E003",
+            "['OPTIONS'] has 'durabilty', which SemidbmStore does not know; it knows durability,",
+        ),
+        ({"default": {"OPTIONS": {"durability": "max"}}}, "E003", "SESSION_STORES['default']: "),
+        ({"default": {"LOCATION": 7}}, "E003", "['LOCATION'] must name a folder, not 7"),
+        ({"default": {"LOCATION": ""}}, "E003", "['LOCATION'] must name a folder, not ''"),
+        (
+            {"default": {"BACKEND": f"{__name__}.DemandingStore"}},
+            "E003",
+            "SESSION_STORES['default']['OPTIONS']: missing a required",
+        ),
+    ],
+)
+def test_wrong_stores_are_told_by_name_as_at_run_time(
+    settings: DjangoSettings, wrong: Any, number: str, told: str
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = wrong
+    message = only_message()
+    assert message.id == f"kvsessions.{number}"
+    assert message.level == checks.ERROR
+    assert told in message.msg
+    with pytest.raises(ImproperlyConfigured) as raised:
+        engine.SessionStore().create()
+    assert str(raised.value) == message.msg
+
+
+def test_every_store_is_checked(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {
+        "default": {"BACKEND": "no.such.Store"},
+        "other": {"OPTIONS": {"colour": "red"}},
+        "third": {"BACKEND": MEMORY, "LOCATION": "/srv"},
+    }
+    assert numbers() == ["E002", "E003", "E003"]
+
+
+def test_a_constructor_that_trips_is_no_traceback(settings: DjangoSettings) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {
+        "default": {"BACKEND": f"{__name__}.TypeErrorStore", "OPTIONS": {"limit": "ten"}}
+    }
+    message = only_message()
+    assert message.id == "kvsessions.E003"
+    assert message.msg.startswith("SESSION_STORES['default']: TypeError: ")
+
+
+def test_the_default_folder_needs_a_base_dir(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = None
+    assert check() == []
+    settings.BASE_DIR = None
+    message = only_message()
+    assert message.id == "kvsessions.E001"
+    assert "SESSION_STORES['default']['LOCATION'] is missing" in message.msg
+    assert "BASE_DIR" in message.msg
+
+
+def test_an_alias_that_is_not_there_is_an_error(settings: DjangoSettings) -> None:
+    settings.SESSION_STORE_ALIAS = "nope"
+    message = only_message()
+    assert message.id == "kvsessions.E004"
+    assert "SESSION_STORE_ALIAS is 'nope'" in message.msg
+    assert "it has 'default', 'memory'" in message.msg
+
+
+def test_memory_as_the_sites_store_is_warned_of_outside_debug(settings: DjangoSettings) -> None:
+    settings.SESSION_STORE_ALIAS = "memory"
+    assert (only_message().id, only_message().level) == ("kvsessions.W002", checks.WARNING)
+    settings.DEBUG = True
+    assert check() == []
+
+
+def test_a_platform_without_file_locks_is_told(
+    settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django_kvsessions.stores import filelock, semidbm
+
+    for module in (filelock, semidbm):
+        monkeypatch.setattr(module, "fcntl", None)
+    stores.close_all()
+    assert only_message().id == "kvsessions.E003"
+    assert "file locks" in only_message().msg
+
+
+# LOCATION
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/and/deeper"])
+def test_a_location_that_is_a_file_is_an_error(
+    settings: DjangoSettings, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    use_folder(settings, tmp_path / "file" / below)
+    message = only_message()
+    assert message.id == "kvsessions.E005"
+    assert "SESSION_STORES['default']['LOCATION']" in message.msg
+    assert str(tmp_path / "file") in message.msg
+
+
+def test_a_location_that_no_file_system_takes_is_an_error(settings: DjangoSettings) -> None:
+    use_folder(settings, "/srv/\0")
+    assert numbers() == ["E005"]
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[None]:
+    """Tests may run as root, to whom every folder is writable."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # A user of its own must get there, who cannot read the folders of the test runner.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o711)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_location_that_cannot_be_written_is_an_error(
+    settings: DjangoSettings, tmp_path: Path, as_nobody: None
+) -> None:
+    use_folder(settings, "/usr")
+    assert "E006" in numbers()
+    use_folder(settings, "/usr/sessions/of/mine")
+    message = only_message()
+    assert message.id == "kvsessions.E006"
+    assert "SESSION_STORES['default']['LOCATION'] (/usr/sessions/of/mine)" in message.msg
+    assert "/usr is not writable for " in message.msg
+    assert "belongs to root" in message.msg
+
+
+def test_a_folder_of_the_sites_own_user_is_only_a_warning_to_others(
+    settings: DjangoSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir(mode=0o500)
+    owner = os.geteuid()
+    if owner == 0:
+        owner = 65533
+        os.chown(folder, owner, owner)
+        request.getfixturevalue("as_nobody")
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    use_folder(settings, folder)
+    message = only_message()
+    assert (message.id, message.level) == ("kvsessions.W006", checks.WARNING)
+    assert f"({folder}) is not writable for " in message.msg
+
+
+@pytest.mark.parametrize("where", ["", "private", "private/sessions"])
+@pytest.mark.parametrize(
+    "setting", ["MEDIA_ROOT", "STATIC_ROOT", "STATICFILES_DIRS", "STATICFILES_DIRS with prefix"]
+)
+def test_a_location_that_is_served_is_an_error(
+    settings: DjangoSettings, tmp_path: Path, setting: str, where: str
+) -> None:
+    name = setting.partition(" ")[0]
+    value: Any = str(tmp_path / "served")
+    if "DIRS" in setting:
+        value = [("downloads", value)] if "prefix" in setting else [value]
+    setattr(settings, name, value)
+    (tmp_path / "served").mkdir(mode=0o700)
+    # Neither a detour nor a link hides it.
+    (tmp_path / "link").symlink_to(tmp_path / "served")
+    for path in ("served", "other/../served", "link"):
+        use_folder(settings, tmp_path / path / where)
+        message = only_message()
+        assert (message.id, message.level) == ("kvsessions.E007", checks.ERROR)
+        assert f"is inside {name} ({tmp_path / 'served'})" in message.msg
+    use_folder(settings, tmp_path / "served-not")
+    assert check() == []
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o701, 0o777])
+def test_a_folder_that_others_may_enter_is_warned_of(
+    settings: DjangoSettings, tmp_path: Path, mode: int
+) -> None:
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    folder.chmod(mode)
+    use_folder(settings, folder)
+    message = only_message()
+    assert (message.id, message.level) == ("kvsessions.W001", checks.WARNING)
+    assert f"has mode {mode:04o}" in message.msg
+    assert message.hint == f"chmod 700 {folder}"
+    folder.chmod(0o700)
+    assert check() == []
+
+
+def test_a_relative_location_is_warned_of(
+    settings: DjangoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    use_folder(settings, "sessions")
+    assert numbers() == ["W005"]
+
+
+# What stores say themselves
+
+
+def test_a_store_is_asked_about_its_settings_and_on_deployment_about_its_server(
+    settings: DjangoSettings,
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {"default": {"BACKEND": f"{__name__}.TalkingStore"}}
+    assert [message.msg for message in check()] == ["default has unwise settings."]
+    assert {message.msg for message in check(deploy=True)} == {
+        "default has unwise settings.",
+        "default has an unwise server.",
+    }
+
+
+def test_a_store_whose_checks_fail_is_a_warning_and_no_traceback(settings: DjangoSettings) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {"default": {"BACKEND": f"{__name__}.BrokenStore"}}
+    messages = check(deploy=True)
+    assert {message.id for message in messages} == {"kvsessions.W004"}
+    assert {message.msg for message in messages} == {
+        "SESSION_STORES['default']: its check failed: ZeroDivisionError: division by zero",
+        "SESSION_STORES['default'] could not be checked: the server is away",
+    }
+
+
+def test_a_store_that_cannot_be_made_does_not_stop_the_deployment_checks(
+    settings: DjangoSettings,
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {
+        "wrong": {"BACKEND": "no.such.Store"},
+        "default": {"BACKEND": f"{__name__}.TalkingStore"},
+    }
+    ids = [message.id for message in check(deploy=True)]
+    assert sorted(map(str, ids)) == ["kvsessions.E002", "kvsessions.W998", "kvsessions.W999"]

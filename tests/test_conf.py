@@ -1,0 +1,86 @@
+"""Settings: defaults, changes, and what a wrong one says at run time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from pytest_django.fixtures import Settings as DjangoSettings
+
+from django_kvsessions import conf
+from django_kvsessions.stores import stores
+from django_kvsessions.stores.memory import MemoryStore
+from django_kvsessions.stores.semidbm import SemidbmStore
+
+MEMORY = "django_kvsessions.stores.memory.MemoryStore"
+
+
+def test_without_stores_sessions_are_in_a_folder_of_the_project(
+    settings: DjangoSettings, tmp_path: Path
+) -> None:
+    settings.BASE_DIR = tmp_path
+    settings.SESSION_STORES = None
+    store = stores[conf.store_alias()]
+    assert isinstance(store, SemidbmStore)
+    store.setup()
+    assert (tmp_path / "sessions").is_dir()
+
+
+def test_what_an_alias_leaves_out_has_a_default(settings: DjangoSettings, tmp_path: Path) -> None:
+    settings.BASE_DIR = str(tmp_path)
+    settings.SESSION_STORES = {"default": {}, "memory": {"BACKEND": MEMORY}}
+    assert conf.stores() == {
+        "default": {
+            "BACKEND": "django_kvsessions.stores.semidbm.SemidbmStore",
+            "LOCATION": f"{tmp_path}/sessions",
+            "OPTIONS": {},
+        },
+        "memory": {"BACKEND": MEMORY, "LOCATION": None, "OPTIONS": {}},
+    }
+
+
+def test_the_projects_dicts_are_left_as_they_are(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
+    conf.stores()["default"]["OPTIONS"]["max_entries"] = 1
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
+    assert conf.stores()["default"]["OPTIONS"] == {}
+
+
+def test_a_store_is_made_once_with_its_options(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY, "OPTIONS": {"max_entries": 7}}}
+    store = stores["default"]
+    assert isinstance(store, MemoryStore)
+    assert store.max_entries == 7
+    assert stores["default"] is store
+    assert stores.opened() == [store]
+
+
+def test_changed_settings_are_followed(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}, "other": {"BACKEND": MEMORY}}
+    former = stores["default"]
+    assert list(stores) == ["default", "other"]
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
+    assert list(stores) == ["default"]
+    assert stores["default"] is not former
+    settings.SESSION_STORE_ALIAS = "other"
+    assert conf.store_alias() == "other"
+
+
+def test_an_unknown_alias_is_told_with_those_there_are(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {"one": {"BACKEND": MEMORY}, "two": {"BACKEND": MEMORY}}
+    with pytest.raises(ImproperlyConfigured, match="no alias 'default'; it has 'one', 'two'"):
+        stores["default"]
+
+
+def test_only_a_serializer_that_the_project_chose_replaces_messagepack(
+    settings: DjangoSettings,
+) -> None:
+    assert conf.serializer().__name__ == "MessagePackSerializer"
+    settings.SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
+    assert conf.serializer().__name__ == "JSONSerializer"
+    settings.SESSION_SERIALIZER = "no.such.Serializer"
+    with pytest.raises(
+        ImproperlyConfigured, match=r"SESSION_SERIALIZER names 'no\.such\.Serializer'"
+    ):
+        conf.serializer()
