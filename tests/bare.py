@@ -1,0 +1,85 @@
+"""The package as it is with no extra: ``python tests/bare.py`` where only it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+import django_kvsessions
+
+#: Modules that need an extra by their nature, with what they need.
+NOT_BARE = {"django_kvsessions.testing": "pytest"}
+
+
+def check_installation() -> None:
+    """That this run proves something: the wheel is installed, no extra is."""
+    here = Path(__file__).resolve().parents[1]
+    assert here / "django_kvsessions" != Path(django_kvsessions.__file__).parent, "not the wheel"
+    assert Path(django_kvsessions.__file__).with_name("py.typed").exists()
+    extras = [line for line in requires("django-kvsessions") or [] if "extra ==" in line]
+    assert extras
+    names = {re.split(r"[^\w.-]", line)[0] for line in extras}
+    for name in sorted(names | set(NOT_BARE.values())):
+        try:
+            raise SystemExit(f"{name} {version(name)} is installed: this proves nothing.")
+        except PackageNotFoundError:
+            pass
+
+
+def import_modules() -> int:
+    packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
+    names = [package.name for package in packages if package.name not in NOT_BARE]
+    for name in names:
+        importlib.import_module(name)
+    return len(names)
+
+
+def use_default_store() -> None:
+    from django.contrib.sessions.backends.base import UpdateError
+
+    from django_kvsessions.engine import SessionStore
+
+    session = SessionStore()
+    session["visits"] = 1
+    session.save()
+    again = SessionStore(session.session_key)
+    assert again["visits"] == 1
+    again.delete()
+    assert SessionStore(session.session_key).get("visits") is None
+    try:
+        session.save()
+    except UpdateError:
+        pass
+    else:
+        raise AssertionError("A session that was ended has come back.")
+
+
+def main() -> None:
+    check_installation()
+    with tempfile.TemporaryDirectory() as folder:
+        settings.configure(
+            BASE_DIR=folder,
+            SECRET_KEY="for this run alone",
+            SESSION_ENGINE="django_kvsessions.engine",
+            INSTALLED_APPS=["django_kvsessions", "django.contrib.sessions"],
+        )
+        django.setup()
+        count = import_modules()
+        call_command("check", fail_level="WARNING")
+        use_default_store()
+        call_command("clearsessions")
+        assert (Path(folder) / "sessions").is_dir()
+    print(f"{count} modules imported without extras on Python {sys.version.split()[0]}.")
+
+
+if __name__ == "__main__":
+    main()

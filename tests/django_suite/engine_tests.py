@@ -1,0 +1,108 @@
+"""Django's session tests with our engine: on each store, middleware and command."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest import mock
+
+from django.conf import settings
+from django.core.management import get_commands
+from django.test import TestCase, modify_settings, override_settings
+from django.utils.module_loading import import_string
+from sessions_tests import tests as django_tests
+
+from django_kvsessions import conf
+from django_kvsessions.engine import SessionStore
+from django_kvsessions.stores import stores
+
+
+class Records:
+    """Stands in for ``Session.objects``, where a test of Django's looks at what is stored."""
+
+    def get(self, session_key: str) -> SimpleNamespace:
+        return SimpleNamespace(get_decoded=SessionStore(session_key).load)
+
+    def count(self) -> int:
+        stats = stores[conf.store_alias()].stats()
+        assert stats.live is not None
+        return stats.live + (stats.expired or 0)
+
+    async def acount(self) -> int:
+        return self.count()
+
+
+class Model:
+    objects = Records()
+
+
+def empty_store() -> None:
+    store = stores[conf.store_alias()]
+    store.setup()
+    for key, _ in store.scan():
+        store.delete(key)
+    for _ in store.delete_expired():
+        pass
+
+
+class StoreTests(django_tests.SessionTestsMixin):
+    """What Django tests with each of its engines, and what it tests with one alone."""
+
+    backend = SessionStore
+    session_engine = settings.SESSION_ENGINE
+    model = Model
+
+    test_clearsessions_command = django_tests.DatabaseSessionTests.test_clearsessions_command
+    test_aclear_expired = django_tests.DatabaseSessionTests.test_aclear_expired
+    test_load_overlong_key = django_tests.CacheSessionTests.test_load_overlong_key
+
+    def setUp(self) -> None:
+        empty_store()
+        super().setUp()
+
+
+for alias in settings.SESSION_STORES.keys() - {"default"}:
+    name = f"{alias.capitalize()}StoreTests"
+    case = type(name, (StoreTests, TestCase), {"__module__": __name__})
+    globals()[name] = override_settings(SESSION_STORE_ALIAS=alias)(case)
+
+
+class MiddlewareTests(django_tests.SessionMiddlewareTests):
+    """Django's middleware, saving with our engine also where a test names Django's."""
+
+    middleware = "django.contrib.sessions.middleware.SessionMiddleware"
+
+    def setUp(self) -> None:
+        names = {
+            "SessionMiddleware": import_string(self.middleware),
+            "DatabaseSession": SessionStore,
+            "Session": Model,
+        }
+        for name, ours in names.items():
+            patch = mock.patch.object(django_tests, name, ours)
+            patch.start()
+            self.addCleanup(patch.stop)
+        super().setUp()
+
+
+# The memory store: no other process clears it meanwhile.
+@override_settings(SESSION_STORE_ALIAS="memory")
+@modify_settings(INSTALLED_APPS={"prepend": "django_kvsessions"})
+class OurCommandTests(django_tests.ClearSessionsCommandTests, TestCase):
+    """``clearsessions`` of this app, in the place of Django's."""
+
+    backend = SessionStore
+    session_engine = settings.SESSION_ENGINE
+    model = Model
+
+    test_clearsessions_command = django_tests.DatabaseSessionTests.test_clearsessions_command
+
+    def setUp(self) -> None:
+        # Django finds out where a command is only once.
+        get_commands.cache_clear()  # type: ignore[attr-defined]
+        self.addCleanup(get_commands.cache_clear)  # type: ignore[attr-defined]
+        empty_store()
+        self.session = self.backend()
+        super().setUp()
+
+    def test_it_is_ours(self) -> None:
+        self.assertEqual(get_commands()["clearsessions"], "django_kvsessions")

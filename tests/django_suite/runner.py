@@ -1,0 +1,62 @@
+"""Django's test runner, which adds our classes and leaves out what cannot apply."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Sequence
+from typing import Any
+
+from django.test.runner import DiscoverRunner
+from django.test.utils import iter_test_cases  # type: ignore[attr-defined]
+
+OUR_TESTS = "tests.django_suite.engine_tests"
+
+_COUNTS_QUERIES = "it counts the database queries of Django's db engine, and ours makes none"
+
+#: Tests of Django's that cannot apply, by name, with the reason. One that does not exist any
+#: more fails the run.
+NOT_APPLICABLE = {
+    "sessions_tests.tests.SessionMiddlewareTests.test_empty_session_saved": (
+        "it reads the table of the db engine; engine_tests runs it on our stores"
+    ),
+    "sessions_tests.tests.SessionMiddlewareTests.test_session_update_error_redirect": (
+        "it saves with the db engine; engine_tests runs it with ours"
+    ),
+    "admin_views.tests.AdminCustomQuerysetTest.test_changelist_view_count_queries": _COUNTS_QUERIES,
+    "admin_views.tests.AdminSearchTest.test_no_total_count": _COUNTS_QUERIES,
+    "admin_views.tests.AdminSearchTest.test_reset_link": _COUNTS_QUERIES,
+    "admin_views.tests.GroupAdminTest.test_group_permission_performance": _COUNTS_QUERIES,
+    "admin_views.tests.UserAdminTest.test_user_permission_performance": _COUNTS_QUERIES,
+    "auth_tests.test_middleware.TestLoginRequiredMiddleware."
+    "test_protected_view_logged_in_performance": _COUNTS_QUERIES,
+}
+
+
+class Runner(DiscoverRunner):
+    """Of the tests that the labels name, those that apply, and ours for the session tests."""
+
+    def build_suite(
+        self, test_labels: Sequence[str] | None = None, **kwargs: Any
+    ) -> unittest.TestSuite:
+        labels = list(test_labels or [])
+        if "sessions_tests" in labels:
+            labels.append(OUR_TESTS)
+        self.left_out: set[str] = set()
+        suite = super().build_suite(labels, **kwargs)
+        vanished = {
+            name
+            for name in NOT_APPLICABLE.keys() - self.left_out
+            if any(name.startswith(f"{label}.") for label in labels)
+        }
+        if vanished:
+            raise LookupError(f"NOT_APPLICABLE lists tests that do not exist: {sorted(vanished)}")
+        for name in sorted(self.left_out):
+            print(f"Not run: {name}, because {NOT_APPLICABLE[name]}.")
+        return suite
+
+    def load_tests_for_label(
+        self, label: str, discover_kwargs: dict[str, Any]
+    ) -> unittest.TestSuite:
+        tests = list(iter_test_cases(super().load_tests_for_label(label, discover_kwargs)))
+        self.left_out.update(test.id() for test in tests if test.id() in NOT_APPLICABLE)
+        return self.test_suite(test for test in tests if test.id() not in NOT_APPLICABLE)
