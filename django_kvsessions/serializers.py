@@ -1,0 +1,267 @@
+"""MessagePack for session data, with Python's own types kept.
+
+What MessagePack has no type for becomes an extension: a scalar carries its
+value in the extension's bytes; a tuple, set or frozenset is an array whose
+first item is an extension that says which. Nested data thus stays one flat
+message, read without recursion however deep it is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.utils.functional import Promise
+from msgpack import ExtType, Packer, packb, unpackb
+
+__all__ = ["MessagePackSerializer"]
+
+# Extension codes: they are in stored sessions, so a number is never used anew.
+_CONTAINER = 0
+_INTEGER = 1
+_DECIMAL = 2
+_UUID = 3
+_DATE = 4
+_TIME = 5
+_DATETIME = 6
+_TIMEDELTA = 7
+
+_TUPLE = ExtType(_CONTAINER, b"t")
+_SET = ExtType(_CONTAINER, b"s")
+_FROZENSET = ExtType(_CONTAINER, b"f")
+_CONTAINERS: dict[bytes, type] = {b"t": tuple, b"s": set, b"f": frozenset}
+_CONTAINER_START = b"\xd4\x00"
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class MessagePackSerializer:
+    """Sessions <-> MessagePack, each value back as its own type.
+
+    Takes str, int of any size, float, bool, None, bytes, list, tuple, dict with
+    any hashable keys, set, frozenset, datetime and time (time zones too), date,
+    timedelta, Decimal and UUID. Subclasses come back as the plain type, so do
+    lazy strings; a bytearray comes back as bytes. Nothing else is taken, and
+    nothing in the data is ever executed.
+
+    A time zone is kept by its key where it is a ``ZoneInfo``, as a fixed offset
+    otherwise. Equal sets, and dicts with equal items in the same order, give
+    equal bytes.
+    """
+
+    __slots__ = ()
+
+    def dumps(self, obj: Any) -> bytes:
+        """``TypeError`` for a type that is not taken, ``ValueError`` for too deep nesting.
+
+        500 levels are taken, of frozensets in one another 100.
+        """
+        try:
+            try:
+                # A Packer of one's own is as fast as a shared one, which threads would mix up.
+                return Packer(default=_encode, strict_types=True).pack(obj)  # type: ignore[no-any-return]
+            except UnicodeEncodeError:
+                # Lone surrogates, as JSON takes them too; always allowing them is slow.
+                return _pack_any_text(obj)
+        except TypeError as error:
+            raise TypeError(f"{error}{_where(obj)}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"perhaps nested too deep, or holding itself: {error}") from error
+
+    def loads(self, data: bytes) -> Any:
+        """``ValueError`` for bytes that do not decode, whatever they are."""
+        load = _load_containers if _CONTAINER_START in data else _load
+        try:
+            try:
+                return load(data)
+            except UnicodeDecodeError:
+                return load(data, unicode_errors="surrogatepass")
+        except MemoryError:
+            # It says nothing about the data.
+            raise
+        except Exception as error:
+            raise ValueError(f"Not session data in MessagePack: {error}") from error
+
+
+# Writing
+
+
+def _encode(value: Any) -> Any:
+    """What to pack in place of a value that MessagePack has no type for."""
+    for base in type(value).__mro__:
+        if encoder := _ENCODERS.get(base):
+            return encoder(value)
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} is not serializable")
+
+
+def _encode_integer(value: int) -> int | ExtType:
+    plain = int.__int__(value)
+    if -(2**63) <= plain < 2**64:
+        return plain
+    # Bytes, because decimal digits take quadratic time and are limited by Python.
+    return ExtType(_INTEGER, plain.to_bytes(plain.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _encode_time(value: time) -> ExtType:
+    zone = _encode_zone(value.tzinfo, value)
+    fields = value.hour, value.minute, value.second, value.microsecond
+    return ExtType(_TIME, packb((*fields, value.fold, zone)))
+
+
+def _encode_datetime(value: datetime) -> ExtType:
+    zone = _encode_zone(value.tzinfo, value)
+    day = value.year, value.month, value.day
+    fields = value.hour, value.minute, value.second, value.microsecond
+    return ExtType(_DATETIME, packb((*day, *fields, value.fold, zone)))
+
+
+def _encode_zone(zone: tzinfo | None, value: time | datetime) -> str | tuple[int, str] | None:
+    if zone is None:
+        return None
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return zone.key
+    offset = value.utcoffset()
+    if offset is None:
+        raise TypeError(f"A {type(value).__name__} with the time zone {zone!r} is not serializable")
+    return offset // _MICROSECOND, value.tzname() or ""
+
+
+def _encode_set(mark: ExtType, value: Iterable[Any]) -> list[Any]:
+    # Python's own order of a set differs from process to process.
+    return [mark, *sorted(value, key=_pack_to_sort)]
+
+
+def _encode_set_to_sort(value: Any) -> Any:
+    # Sorted once on the way up: were each level to sort its items by ``_encode``,
+    # the work would double with every level of nested frozensets.
+    if isinstance(value, frozenset):
+        return ExtType(_CONTAINER, b"".join(sorted(map(_pack_to_sort, value))))
+    return _encode(value)
+
+
+def _pack_any_text(value: Any) -> bytes:
+    packer = Packer(default=_encode, strict_types=True, unicode_errors="surrogatepass")
+    return packer.pack(value)  # type: ignore[no-any-return]
+
+
+def _pack_to_sort(value: Any) -> bytes:
+    packer = Packer(default=_encode_set_to_sort, strict_types=True, unicode_errors="surrogatepass")
+    return packer.pack(value)  # type: ignore[no-any-return]
+
+
+# The methods are called on the class, since an enum has its own __str__.
+_ENCODERS: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    Promise: str,
+    int: _encode_integer,
+    float: float.__float__,
+    bytes: bytes,
+    bytearray: bytes,
+    # As the JSON encoder does: a QueryDict gives the last value of each key.
+    dict: lambda value: dict(value.items()),
+    list: list,
+    tuple: lambda value: [_TUPLE, *value],
+    set: partial(_encode_set, _SET),
+    frozenset: partial(_encode_set, _FROZENSET),
+    Decimal: lambda value: ExtType(_DECIMAL, Decimal.__str__(value).encode("ascii")),
+    uuid.UUID: lambda value: ExtType(_UUID, value.bytes),
+    date: lambda value: ExtType(_DATE, packb((value.year, value.month, value.day))),
+    time: _encode_time,
+    datetime: _encode_datetime,
+    timedelta: lambda value: ExtType(
+        _TIMEDELTA, packb((value.days, value.seconds, value.microseconds))
+    ),
+}
+
+
+def _where(obj: Any) -> str:
+    """The path to the value that cannot be packed, as `` at ['cart'][2]``."""
+    path = ""
+    while isinstance(obj, (dict, list, tuple)):
+        items = obj.items() if isinstance(obj, dict) else enumerate(obj)
+        for key, item in items:
+            try:
+                _pack_any_text(item)
+            except TypeError:
+                path += f"[{key!r}]"
+                obj = item
+                break
+            except (ValueError, RecursionError):
+                pass
+        else:
+            break
+    return f" at {path}" if path else ""
+
+
+# Reading
+
+
+def _load(data: bytes, **options: Any) -> Any:
+    return unpackb(data, ext_hook=_decode, strict_map_key=False, **options)
+
+
+def _load_containers(data: bytes, **options: Any) -> Any:
+    marks = 0
+
+    def decode(code: int, data: bytes) -> Any:
+        nonlocal marks
+        if code != _CONTAINER or data not in _CONTAINERS:
+            return _decode(code, data)
+        marks += 1
+        return _CONTAINERS[data]
+
+    def decode_array(items: list[Any]) -> Any:
+        nonlocal marks
+        if items and isinstance(items[0], type):
+            marks -= 1
+            return items[0](items[1:])
+        return items
+
+    value = unpackb(data, ext_hook=decode, list_hook=decode_array, strict_map_key=False, **options)
+    if marks:
+        raise ValueError("a mark of a tuple or set is not at the start of an array")
+    return value
+
+
+def _decode(code: int, data: bytes) -> Any:
+    decoder = _DECODERS.get(code)
+    if decoder is None:
+        raise ValueError(f"unknown extension {code}")
+    return decoder(data)
+
+
+def _decode_time(data: bytes) -> time:
+    hour, minute, second, microsecond, fold, zone = unpackb(data)
+    return time(hour, minute, second, microsecond, _decode_zone(zone), fold=fold)
+
+
+def _decode_datetime(data: bytes) -> datetime:
+    year, month, day, hour, minute, second, microsecond, fold, zone = unpackb(data)
+    tz = _decode_zone(zone)
+    return datetime(year, month, day, hour, minute, second, microsecond, tz, fold=fold)
+
+
+def _decode_zone(zone: str | list[Any] | None) -> tzinfo | None:
+    if zone is None:
+        return None
+    if isinstance(zone, str):
+        return ZoneInfo(zone)
+    offset, name = zone
+    fixed = timezone(offset * _MICROSECOND)
+    return fixed if name in ("", fixed.tzname(None)) else timezone(fixed.utcoffset(None), name)
+
+
+_DECODERS: dict[int, Callable[[bytes], Any]] = {
+    _INTEGER: lambda data: int.from_bytes(data, "big", signed=True),
+    _DECIMAL: lambda data: Decimal(data.decode("ascii")),
+    _UUID: lambda data: uuid.UUID(bytes=data),
+    _DATE: lambda data: date(*unpackb(data)),
+    _TIME: _decode_time,
+    _DATETIME: _decode_datetime,
+    _TIMEDELTA: lambda data: timedelta(*unpackb(data)),
+}
