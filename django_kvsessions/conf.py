@@ -75,8 +75,33 @@ def serializer() -> type[Any]:
         ) from error
 
 
+@cache
+def absolute_age() -> float | None:
+    """SESSION_ABSOLUTE_AGE in seconds: the whole life of a session; ``None`` for no limit."""
+    return _seconds("SESSION_ABSOLUTE_AGE", at_least=1)
+
+
+@cache
+def touch_interval() -> float | None:
+    """SESSION_TOUCH_INTERVAL in seconds; ``None`` for one hundredth of a session's idle age."""
+    return _seconds("SESSION_TOUCH_INTERVAL", at_least=0)
+
+
+def _seconds(name: str, *, at_least: int) -> float | None:
+    value = getattr(settings, name, None)
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # Neither True nor NaN is a number of seconds, and a million years is a slip.
+    if type(seconds) not in (int, float) or not at_least <= seconds <= 1e13:
+        raise ImproperlyConfigured(
+            f"{name} is None, a number of seconds from {at_least} on, or a timedelta, not {value!r}."
+        )
+    return float(seconds)
+
+
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    for function in (store_alias, stores, serializer):
+    for function in (store_alias, stores, serializer, absolute_age, touch_interval):
         function.cache_clear()
 
 

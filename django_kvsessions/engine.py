@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, cast
+import random
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar, cast
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 
 from django_kvsessions import codec, conf
-from django_kvsessions.steps import Steps, arun, run
+from django_kvsessions.merging import merge
+from django_kvsessions.steps import Steps, arun, clock, run
 from django_kvsessions.stores import stores
-from django_kvsessions.stores.base import Record, Store, StoreError, now
+from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable, now
 
 __all__ = ["SessionStore"]
 
 security_log = logging.getLogger("django.security.SuspiciousSession")
 
+T = TypeVar("T")
+
 # Two collisions of 160 random bits in a row do not happen: a store that says so is broken.
-_CREATE_ATTEMPTS = 100
+CREATE_ATTEMPTS = 100
+# Of any number of requests that change one session at once, one succeeds in each round.
+SAVE_ATTEMPTS = 200
+LONGEST_PAUSE = 0.05
+# In the place of a revision: whatever is there is to be replaced.
+ANY = -1
+
+
+class Saved(NamedTuple):
+    """A session as the store has it: what later changes are compared with."""
+
+    payload: bytes
+    created: float
+    expires: float
+    revision: int
+    owner: bytes
+    #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
+    stale: bool = False
 
 
 class SessionStore(SessionBase):
@@ -35,7 +58,9 @@ class SessionStore(SessionBase):
         self.accessed = False
         self.modified = False
         self.serializer = conf.serializer()
-        self._created: float | None = None
+        self._saved: Saved | None = None
+        #: Whether this object wrote or touched the record, so that the cookie is due too.
+        self.refreshed = False
 
     @property
     def store(self) -> Store:
@@ -51,24 +76,45 @@ class SessionStore(SessionBase):
 
     def _load(self) -> Steps[dict[str, Any]]:
         if self.session_key is not None:
-            key = codec.storage_key(self.session_key)
-            record = yield self.store, "load", (key,), {}
-            if record is not None:
-                try:
-                    return self._opened(key, record)
-                except Exception as error:
-                    # Whatever a serializer may raise, the visitor gets a fresh session.
-                    security_log.warning("Session record does not verify or decode: %s", error)
+            found = yield from self._find(codec.storage_key(self.session_key))
+            if found is not None:
+                self._saved, data = found
+                return data
         self._session_key = None
         return {}
 
-    def _opened(self, key: bytes, record: Record) -> dict[str, Any]:
-        opened = codec.open_record(key, record.owner, record.data)
-        data = self.serializer().loads(opened.payload)
-        if not isinstance(data, dict):
-            raise codec.BadRecord("it holds no dict")
-        self._created = opened.created
-        return data
+    def _find(self, key: bytes) -> Steps[tuple[Saved, dict[str, Any]] | None]:
+        """What is stored under the key; ``None`` where that is nothing, or nothing to trust."""
+        record = yield self.store, "load", (key,), {}
+        if record is None:
+            return None
+        try:
+            opened = codec.open_record(key, record.owner, record.data)
+            data = self.serializer().loads(opened.payload)
+            if not isinstance(data, dict):
+                raise codec.BadRecord("it holds no dict")
+        except Exception as error:
+            # Whatever a serializer may raise, the visitor gets a fresh session.
+            security_log.warning("A session record does not verify or decode: %s", error)
+            return None
+        end = end_of_life(opened.created)
+        if end is not None and end <= now():
+            return None
+        saved = Saved(
+            opened.payload,
+            opened.created,
+            record.expires,
+            record.revision,
+            record.owner,
+            opened.stale,
+        )
+        return saved, data
+
+    def clear(self) -> None:
+        super().clear()
+        # What is written next replaces everything, so there is nothing to merge with.
+        if self._saved is not None:
+            self._saved = self._saved._replace(revision=ANY)
 
     # Creating
 
@@ -80,21 +126,21 @@ class SessionStore(SessionBase):
         await self._aget_session(no_load=True)
         await arun(self._create())
 
-    def _create(self) -> Steps[None]:
-        for _ in range(_CREATE_ATTEMPTS):
+    def _create(self, created: float | None = None) -> Steps[None]:
+        for _ in range(CREATE_ATTEMPTS):
             session_key = self._get_new_session_key()
-            if (yield from self._insert(session_key)):
+            if (yield from self._insert(session_key, created)):
                 self._session_key = session_key
                 self.modified = True
                 return
         raise StoreError("The store says of every new session id that it is taken.")
 
-    def _insert(self, session_key: str) -> Steps[bool]:
-        created = now()
+    def _insert(self, session_key: str, created: float | None = None) -> Steps[bool]:
         key = codec.storage_key(session_key)
-        if not (yield self.store, "create", (key, self._record(key, created)), {}):
+        saved = self._next(self._serialized(), created or now())
+        if not (yield self.store, "create", (key, sealed(key, saved)), {}):
             return False
-        self._created = created
+        self._keep(saved)
         return True
 
     def _get_new_session_key(self) -> str:
@@ -127,33 +173,152 @@ class SessionStore(SessionBase):
                 raise CreateError
             return
         key = codec.storage_key(self.session_key)
-        if self._created is None:
-            # Written without being loaded: its age still counts from its creation.
-            self._created = yield from self._load_created(key)
-        if not (yield self.store, "replace", (key, self._record(key, self._created)), {}):
-            raise UpdateError
+        if self._saved is None:
+            # Written without being loaded. Its life still counts from its creation.
+            found = yield from self._find(key)
+            if found is None:
+                raise UpdateError
+            self._saved = found[0]._replace(revision=ANY)
+        for pause in pauses():
+            payload = self._serialized()
+            if self._is_unchanged(payload):
+                if (yield from self._touch(key)) is False:
+                    raise UpdateError
+                return
+            saved = self._next(payload, self._saved.created)
+            if (yield from self._replace(key, saved, self._saved.revision)):
+                self._keep(saved)
+                return
+            if self._saved.revision == ANY:
+                raise UpdateError
+            yield from self._rebase(key, payload)
+            yield clock, "sleep", (pause,), {}
+        raise StoreUnavailable(f"Other requests were faster than this one {SAVE_ATTEMPTS} times.")
 
-    def _load_created(self, key: bytes) -> Steps[float]:
-        record = yield self.store, "load", (key,), {}
-        if record is None:
-            raise UpdateError
-        try:
-            return codec.open_record(key, record.owner, record.data).created
-        except codec.BadRecord:
-            return now()
-
-    def _record(self, key: bytes, created: float) -> Record:
-        data = self._session
-        user_id = data.get(USER_ID)
-        owner = codec.owner_digest(str(user_id)) if user_id is not None else b""
-        return Record(
-            codec.seal(key, owner, created, self._serialized(data)),
-            now() + self.get_expiry_age(),
-            int.from_bytes(os.urandom(8), "big") >> 1,
-            owner,
+    def _is_unchanged(self, payload: bytes) -> bool:
+        # Judged by the bytes: a nested change leaves the modified flag alone.
+        saved = self._saved
+        return (
+            saved is not None
+            and saved.payload == payload
+            and not saved.stale
+            and saved.revision != ANY
         )
 
-    def _serialized(self, data: dict[str, Any]) -> bytes:
+    def _replace(self, key: bytes, saved: Saved, revision: int) -> Steps[bool]:
+        expected = {} if revision == ANY else {"expected": revision}
+        return (yield self.store, "replace", (key, sealed(key, saved)), expected)
+
+    def _rebase(self, key: bytes, payload: bytes) -> Steps[None]:
+        """Put this session's own changes on top of what another request has saved."""
+        found = yield from self._find(key)
+        if found is None:
+            raise UpdateError
+        assert self._saved is not None
+        former, (self._saved, theirs) = self._saved, found
+        self._merge(former.payload, payload, theirs)
+
+    def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
+        serializer = self.serializer()
+        # All three sides as they come out of the store: JSON, for one, makes strings of keys.
+        merged = merge(serializer.loads(base), serializer.loads(mine), theirs, serializer.dumps)
+        self._session.clear()
+        self._session.update(merged)
+
+    def mutate(self, function: Callable[[dict[str, Any]], T]) -> T:
+        """Change the session in one atomic step: ``function`` gets the freshest data.
+
+        It changes the dict in place, and runs again, on fresher data, when
+        another request was faster; so it should do nothing else. What it
+        returns is returned. Where it raises, nothing is changed.
+
+        Changes of this request that are not saved yet stay so. A session that
+        was ended raises ``UpdateError``; one that has no id yet is created.
+        """
+        self._get_session()
+        return run(self._mutate(function))
+
+    async def amutate(self, function: Callable[[dict[str, Any]], T]) -> T:
+        """As ``mutate``; the function is a plain one here too."""
+        await self._aget_session()
+        return await arun(self._mutate(function))
+
+    def _mutate(self, function: Callable[[dict[str, Any]], T]) -> Steps[T]:
+        if self.session_key is None:
+            yield from self._create()
+        assert self.session_key is not None
+        key = codec.storage_key(self.session_key)
+        mine = self._serialized()
+        for pause in pauses():
+            found = yield from self._find(key)
+            if found is None:
+                raise UpdateError
+            current, data = found
+            result = function(data)
+            saved = self._next(self._serialized(data), current.created, data)
+            if saved.payload == current.payload:
+                saved = current
+            elif not (yield from self._replace(key, saved, current.revision)):
+                yield clock, "sleep", (pause,), {}
+                continue
+            former = self._saved
+            if former is not None and former.revision != ANY:
+                # Changes that are not saved yet go on top of what was stored just now.
+                self._merge(former.payload, mine, data)
+                self._keep(saved)
+            return result
+        raise StoreUnavailable(f"Other requests were faster than this one {SAVE_ATTEMPTS} times.")
+
+    def touch(self) -> bool:
+        """Move the expiry of an unchanged session, where SESSION_TOUCH_INTERVAL says so.
+
+        ``True`` if it was moved. A session that was ended stays ended.
+        """
+        return run(self._slide())
+
+    async def atouch(self) -> bool:
+        return await arun(self._slide())
+
+    def _slide(self) -> Steps[bool]:
+        if self.session_key is None or self._saved is None:
+            return False
+        return bool((yield from self._touch(codec.storage_key(self.session_key))))
+
+    def _touch(self, key: bytes) -> Steps[bool | None]:
+        """``None`` if the expiry need not move yet, ``False`` if the session is gone."""
+        assert self._saved is not None
+        expires = self._expires(self._session_cache, self._saved.created)
+        if abs(expires - self._saved.expires) < self._touch_interval():
+            return None
+        if not (yield self.store, "touch", (key, expires), {}):
+            return False
+        self._keep(self._saved._replace(expires=expires))
+        return True
+
+    def _touch_interval(self) -> float:
+        interval = conf.touch_interval()
+        if interval is None:
+            return self.get_expiry_age() / 100
+        return interval
+
+    def _next(self, payload: bytes, created: float, data: dict[str, Any] | None = None) -> Saved:
+        """What is to be stored now, under a new revision."""
+        data = self._session if data is None else data
+        user_id = data.get(USER_ID)
+        owner = b"" if user_id is None else codec.owner_digest(str(user_id))
+        if owner and self._saved is not None and not self._saved.stale:
+            if owner != self._saved.owner:
+                # A login starts a new life.
+                created = now()
+        revision = int.from_bytes(os.urandom(8), "big") >> 1
+        return Saved(payload, created, self._expires(data, created), revision, owner)
+
+    def _keep(self, saved: Saved) -> None:
+        self._saved = saved
+        self.refreshed = True
+
+    def _serialized(self, data: dict[str, Any] | None = None) -> bytes:
+        data = self._session if data is None else data
         dumps = self.serializer().dumps
         try:
             return cast(bytes, dumps(data))
@@ -176,8 +341,7 @@ class SessionStore(SessionBase):
     def _exists(self, session_key: str | None) -> Steps[bool]:
         if not session_key:
             return False
-        record = yield self.store, "load", (codec.storage_key(session_key),), {}
-        return record is not None
+        return (yield from self._find(codec.storage_key(session_key))) is not None
 
     def delete(self, session_key: str | None = None) -> None:
         run(self._delete(session_key))
@@ -201,7 +365,7 @@ class SessionStore(SessionBase):
 
     def _cycle_key(self) -> Steps[None]:
         former = self.session_key
-        yield from self._create()
+        yield from self._create(self._saved.created if self._saved else None)
         if former is None or (yield from self._delete(former)):
             return
         if USER_ID in self._session:
@@ -218,3 +382,54 @@ class SessionStore(SessionBase):
     async def aclear_expired(cls) -> None:
         async for _ in stores[conf.store_alias()].adelete_expired():
             pass
+
+    # Expiry: the idle limit as Django has it, within SESSION_ABSOLUTE_AGE.
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        return self._capped_age(super().get_expiry_age(**kwargs))
+
+    async def aget_expiry_age(self, **kwargs: Any) -> int:
+        return self._capped_age(await super().aget_expiry_age(**kwargs))
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        return self._capped_date(super().get_expiry_date(**kwargs))
+
+    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+        return self._capped_date(await super().aget_expiry_date(**kwargs))
+
+    def _end_of_life(self) -> float | None:
+        return end_of_life(self._saved.created if self._saved else now())
+
+    def _capped_age(self, age: int) -> int:
+        end = self._end_of_life()
+        return age if end is None else min(age, max(0, int(end - now())))
+
+    def _capped_date(self, date: datetime) -> datetime:
+        end = self._end_of_life()
+        return date if end is None else min(date, datetime.fromtimestamp(end, date.tzinfo))
+
+    def _expires(self, data: dict[str, Any], created: float) -> float:
+        expiry = data.get("_session_expiry")
+        if expiry:
+            expires = super().get_expiry_date(expiry=expiry).timestamp()
+        else:
+            expires = now() + self.get_session_cookie_age()
+        end = end_of_life(created)
+        return expires if end is None else min(expires, end)
+
+
+def sealed(key: bytes, saved: Saved) -> Record:
+    data = codec.seal(key, saved.owner, saved.created, saved.payload)
+    return Record(data, saved.expires, saved.revision, saved.owner)
+
+
+def end_of_life(created: float) -> float | None:
+    """When SESSION_ABSOLUTE_AGE ends a session, in Unix time; ``None`` if it does not."""
+    age = conf.absolute_age()
+    return None if age is None else created + age
+
+
+def pauses() -> Iterator[float]:
+    """How long to wait, in seconds, after each attempt that lost a race."""
+    for attempt in range(SAVE_ATTEMPTS):
+        yield random.uniform(0, min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)))
