@@ -1,0 +1,83 @@
+"""What the demo counts, and how it reports it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+#: How long after a worker was killed a broken connection may be blamed on that.
+KILL_WINDOW = 2.0
+
+
+@dataclass
+class Tally:
+    requests: int = 0
+    #: How many of them were made, and in how many seconds, while the visitors were there.
+    busy: tuple[int, float] = (0, 1.0)
+    #: Seconds for each request, but for those that are slow on purpose.
+    latencies: list[float] = field(default_factory=list)
+    #: The process that answered last.
+    last_worker: int = 0
+    #: Session ids, which the demo may know, as it holds the cookies; with their visitors.
+    created: set[str] = field(default_factory=set)
+    ended: dict[str, str] = field(default_factory=dict)
+    expiring: dict[str, str] = field(default_factory=dict)
+    #: Unix time at which the last of them has expired.
+    all_expired: float = 0.0
+    #: ``None`` where the engine's clearsessions does not tell.
+    cleared: int | None = None
+    overtaken: int = 0
+    killed: int = 0
+    killed_at: float = -math.inf
+    cut_off: int = 0
+
+    errors: list[str] = field(default_factory=list)
+    came_back: dict[str, str] = field(default_factory=dict)
+    crossed: dict[str, str] = field(default_factory=dict)
+
+    def kill_explains_it(self) -> bool:
+        """Whether a connection that breaks now may do so because its worker was killed."""
+        return time.monotonic() - self.killed_at < KILL_WINDOW
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.errors or self.came_back or self.crossed)
+
+    def percentile(self, percent: float) -> float:
+        """In milliseconds."""
+        ordered = sorted(self.latencies)
+        return 1000 * ordered[math.ceil(len(ordered) * percent / 100) - 1] if ordered else 0.0
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Label, figure and remark."""
+        requests, seconds = self.busy
+        remark = f"{requests:,} of them by visitors, in {seconds:.1f} s"
+        yield "requests", f"{self.requests:,}", remark
+        yield "requests per second", f"{requests / seconds:,.0f}", ""
+        yield "p50", f"{self.percentile(50):.1f}", "ms"
+        yield "p99", f"{self.percentile(99):.1f}", "ms"
+        yield "sessions created", f"{len(self.created):,}", ""
+        yield "sessions ended", f"{len(self.ended):,}", "by a logout, or for a new id at a login"
+        cleared = "-" if self.cleared is None else f"{self.cleared:,}"
+        yield "sessions cleared", cleared, f"{len(self.expiring):,} were made to expire"
+        yield "requests overtaken by a logout", f"{self.overtaken:,}", ""
+        remark = f"{self.cut_off} requests cut off and repeated"
+        yield "workers killed", f"{self.killed:,}", remark if self.killed else ""
+        yield "errors", f"{len(self.errors):,}", ""
+        yield "sessions that came back after logout", f"{len(self.came_back):,}", ""
+        yield "sessions that crossed users", f"{len(self.crossed):,}", ""
+
+    def report(self) -> str:
+        rows = list(self.rows())
+        left = max(len(label) for label, _, _ in rows)
+        right = max(len(figure) for _, figure, _ in rows)
+        return "\n".join(
+            f"{label:<{left}}  {figure:>{right}}  {remark}".rstrip()
+            for label, figure, remark in rows
+        )
+
+    def findings(self) -> list[str]:
+        """What went wrong, in words."""
+        return [*self.errors, *self.came_back.values(), *self.crossed.values()]

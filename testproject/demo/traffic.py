@@ -1,0 +1,119 @@
+"""The concurrent visitors, and what happens to the site meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+
+from tqdm import tqdm
+
+from demo.tally import Tally
+from demo.visitors import Browser, EndOfVisit, Visitor, replay
+from testservers import Server
+
+CLEARED = re.compile(r"^Removed ([\d,]+) expired session", re.MULTILINE)
+
+
+class Traffic:
+    def __init__(
+        self,
+        server: Server,
+        tally: Tally,
+        clearsessions: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
+        """``clearsessions`` is the command line that runs it."""
+        self.server = server
+        self.tally = tally
+        self.clearsessions = clearsessions
+        self.environment = environment
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.numbers = count(1)
+
+    async def run(self, requests: int, clients: int, seconds: float) -> None:
+        """Make so many requests, at least, unless the time is up."""
+        browsers = [Browser(self.url, self.tally) for _ in range(2 * clients)]
+        try:
+            # So that the start of the workers is not measured.
+            await Browser(self.url, Tally()).open("/login/")
+            self.target, self.deadline = requests, time.monotonic() + seconds
+            await asyncio.gather(self.visit(browsers), self.disturb(), self.show_progress())
+            await self.come_again(browsers)
+        finally:
+            for browser in browsers:
+                await browser.client.aclose()
+
+    @property
+    def is_over(self) -> bool:
+        return self.tally.requests >= self.target or time.monotonic() > self.deadline
+
+    async def visit(self, browsers: Sequence[Browser]) -> None:
+        started = time.monotonic()
+        await asyncio.gather(*map(self.client, browsers[::2], browsers[1::2]))
+        self.tally.busy = (self.tally.requests, time.monotonic() - started)
+
+    async def client(self, browser: Browser, tab: Browser) -> None:
+        while not self.is_over:
+            await Visitor(next(self.numbers), browser, tab, self.tally).visit()
+
+    async def disturb(self) -> None:
+        """Kill a worker after a third of the requests, clear sessions after two thirds."""
+        await self.wait_for(1 / 3)
+        self.kill_worker()
+        await self.wait_for(2 / 3)
+        await self.clear()
+
+    async def wait_for(self, share: float) -> None:
+        # A look now and then costs less than waking a waiter after each request.
+        while self.tally.requests < share * self.target and not self.is_over:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def show_progress(self) -> None:
+        # disable=None: on a terminal only.
+        with tqdm(total=self.target, unit=" requests", leave=False, disable=None) as bar:
+            while not self.is_over:
+                bar.update(min(self.tally.requests, self.target) - bar.n)
+                await asyncio.sleep(0.1)
+
+    def kill_worker(self) -> None:
+        worker = self.tally.last_worker
+        assert self.server.process is not None
+        # A number out of a response: make sure that it is a process of ours.
+        if worker and os.getpgid(worker) == self.server.process.pid:
+            self.tally.killed += 1
+            self.tally.killed_at = time.monotonic()
+            os.kill(worker, signal.SIGKILL)
+
+    async def clear(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *self.clearsessions, env={**os.environ, **self.environment}, stdout=PIPE, stderr=PIPE
+        )
+        output, complaint = await process.communicate()
+        if process.returncode:
+            self.tally.errors.append(f"clearsessions failed: {complaint.decode().strip()}")
+        elif found := CLEARED.search(output.decode()):
+            self.tally.cleared = (self.tally.cleared or 0) + int(found[1].replace(",", ""))
+
+    async def come_again(self, browsers: Sequence[Browser]) -> None:
+        """With each cookie that is over: once it has expired, and when all was cleared."""
+        await asyncio.sleep(max(0.0, self.tally.all_expired + 0.1 - time.time()))
+        await self.replay_all(self.tally.expiring, browsers)
+        await self.clear()
+        await self.replay_all({**self.tally.expiring, **self.tally.ended}, browsers)
+
+    async def replay_all(self, cookies: Mapping[str, str], browsers: Sequence[Browser]) -> None:
+        left = list(cookies.items())
+
+        async def take_turns(browser: Browser) -> None:
+            while left:
+                with suppress(EndOfVisit):
+                    await replay(*left.pop(), browser, self.tally)
+
+        await asyncio.gather(*map(take_turns, browsers))

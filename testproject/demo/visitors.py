@@ -1,0 +1,308 @@
+"""Visitors of the site, who know at each step what their pages have to show."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from decimal import Decimal
+from random import Random
+from typing import Any, NamedTuple
+
+import httpx
+from django.conf import settings
+
+from demo.tally import Tally
+from shop.accounts import PASSWORD, SHOPPERS
+from shop.products import PRODUCTS
+
+SHOWN = re.compile(r'data-shown="(\w+)">([^<]*)<')
+TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="(\w+)"')
+
+# There is no TLS here, and each client would read all the certificates there are.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+#: Seconds that a slow request waits for its session to be ended, and after which it is.
+HOLD, OVERTAKE = 1.0, 0.1
+
+
+class CutOff(Exception):
+    """The worker was killed before it answered; what was asked may be done or not."""
+
+
+class EndOfVisit(Exception):
+    """The visit cannot go on, and the tally says why if it is to be held against the site."""
+
+
+class Shown(NamedTuple):
+    """What a page shows of its visitor; empty for somebody who is new."""
+
+    user: str = ""
+    nickname: str = ""
+    visits: int = 0
+    articles: int = 0
+    total: Decimal = Decimal("0.00")
+
+
+class Page(NamedTuple):
+    status: int
+    shown: Shown
+
+
+class Browser:
+    """An HTTP client with a cookie jar, which measures and counts what it does."""
+
+    def __init__(self, url: str, tally: Tally) -> None:
+        self.tally = tally
+        self.token = ""
+        # A new connection for each request, so that any worker may get it.
+        self.client = httpx.AsyncClient(
+            base_url=url,
+            headers={"Connection": "close"},
+            timeout=30,
+            trust_env=False,
+            verify=NO_TLS,
+        )
+
+    @property
+    def cookie(self) -> str:
+        return self.client.cookies.get(settings.SESSION_COOKIE_NAME) or ""
+
+    def start(self, cookie: str = "", token: str = "") -> None:
+        """Empty the jar, but for a session cookie where one is given."""
+        self.token = token
+        self.client.cookies = httpx.Cookies()
+        if cookie:
+            host = self.client.base_url.host
+            self.client.cookies.set(settings.SESSION_COOKIE_NAME, cookie, domain=host)
+
+    async def open(
+        self, path: str, form: dict[str, Any] | None = None, *, follow: bool = True
+    ) -> Page:
+        """Get a page, or post the form; ``CutOff`` where a killed worker is to blame."""
+        method = "GET"
+        if form is not None:
+            method, form = "POST", {**form, "csrfmiddlewaretoken": self.token}
+        while True:
+            response = await self.send(method, path, form)
+            if not (follow and response.is_redirect):
+                break
+            method, path, form = "GET", response.headers["Location"], None
+        text = response.text
+        if found := TOKEN.search(text):
+            self.token = found[1]
+        shown = {name: html.unescape(value).strip() for name, value in SHOWN.findall(text)}
+        return Page(
+            response.status_code,
+            Shown(
+                shown.get("user", ""),
+                shown.get("nickname", ""),
+                int(shown.get("visits", 0)),
+                int(shown.get("articles", 0)),
+                Decimal(shown.get("total", 0)),
+            ),
+        )
+
+    async def send(self, method: str, path: str, form: dict[str, Any] | None) -> httpx.Response:
+        try:
+            response = await self.client.request(method, path, data=form)
+        except httpx.TransportError as error:
+            if self.tally.kill_explains_it() and not isinstance(error, httpx.TimeoutException):
+                self.tally.cut_off += 1
+                raise CutOff from error
+            self.tally.errors.append(f"{method} {path}: {type(error).__name__}: {error}")
+            raise EndOfVisit from error
+        self.tally.requests += 1
+        if form is None or "seconds" not in form:
+            self.tally.latencies.append(response.elapsed.total_seconds())
+        self.tally.last_worker = int(response.headers.get("X-Worker", 0))
+        if cookie := response.cookies.get(settings.SESSION_COOKIE_NAME):
+            self.tally.created.add(cookie)
+        return response
+
+
+class Visitor:
+    """One visit by somebody who has never been there."""
+
+    def __init__(self, number: int, browser: Browser, tab: Browser, tally: Tally) -> None:
+        """``tab`` is a second browser: another tab, or somebody with a stolen cookie."""
+        self.number = number
+        self.browser = browser
+        self.tab = tab
+        self.tally = tally
+        self.random = Random(number)
+        self.user = SHOPPERS[number % len(SHOPPERS)]
+        self.nickname = f"visitor {number}"
+        self.expected = Shown()
+        self.cart: Counter[str] = Counter()
+
+    async def visit(self) -> None:
+        """The scripts take turns, so that even a short demo has all of them."""
+        scripts: list[Callable[[], Awaitable[None]]] = [
+            self.buy_and_log_out,
+            self.log_out_elsewhere,
+            self.expire,
+            self.look_around,
+        ]
+        self.browser.start()
+        with suppress(EndOfVisit):
+            await scripts[self.number % len(scripts)]()
+
+    # The scripts
+
+    async def look_around(self) -> None:
+        await self.introduce()
+        for _ in range(self.random.randint(2, 5)):
+            await self.add_or_remove()
+            await self.come_by()
+
+    async def buy_and_log_out(self) -> None:
+        await self.introduce()
+        await self.add_or_remove()
+        await self.log_in()
+        for _ in range(self.random.randint(2, 5)):
+            await self.add_or_remove()
+            await self.come_by()
+        cookie = self.browser.cookie
+        await self.log_out()
+        await self.replay(cookie)
+
+    async def log_out_elsewhere(self) -> None:
+        """Log out while a slow request of another tab still holds the session."""
+        await self.introduce()
+        await self.log_in()
+        await self.add_or_remove()
+        cookie = self.browser.cookie
+        self.tab.start(cookie, self.browser.token)
+        slow = asyncio.ensure_future(
+            self.tab.open("/session/slow/", {"seconds": HOLD}, follow=False)
+        )
+        await asyncio.sleep(OVERTAKE)
+        try:
+            await self.log_out()
+        finally:
+            [page] = await asyncio.gather(slow, return_exceptions=True)
+        if isinstance(page, Page):
+            # Saved before the logout; overtaken by it; or so late that the form was void.
+            if page.status not in (302, 400, 403):
+                self.fail(f"the slow request was answered with {page.status}")
+            self.tally.overtaken += page.status == 400
+        await self.replay(cookie)
+
+    async def expire(self) -> None:
+        """Let the session expire in a second."""
+        await self.introduce()
+        await self.add_or_remove()
+        cookie = self.browser.cookie
+        try:
+            page = await self.browser.open("/session/expiry/", {"seconds": 1}, follow=False)
+        except CutOff:
+            return
+        if page.status != 302:
+            self.fail(f"setting the expiry was answered with {page.status}")
+        self.tally.expiring[cookie] = self.nickname
+        self.tally.all_expired = time.time() + 1
+
+    # Their steps
+
+    async def introduce(self) -> None:
+        await self.come_by()
+        await self.step("/session/nickname/", {"nickname": self.nickname}, nickname=self.nickname)
+
+    async def come_by(self) -> None:
+        await self.step("/", visits=self.expected.visits + 1)
+
+    async def add_or_remove(self) -> None:
+        product = self.random.choice(list(PRODUCTS))
+        change, path = 1, "/cart/add/"
+        if self.cart[product] and self.random.random() < 0.5:
+            change, path = -1, "/cart/remove/"
+        self.cart[product] += change
+        total = sum((PRODUCTS[slug].price * n for slug, n in self.cart.items()), Decimal("0.00"))
+        await self.step(path, {"product": product}, articles=self.cart.total(), total=total)
+
+    async def log_in(self) -> None:
+        former = self.browser.cookie
+        await self.step("/login/")
+        form = {"username": self.user, "password": PASSWORD}
+        await self.step("/login/", form, new_id=True, user=self.user)
+        if self.browser.cookie == former:
+            self.fail("the session kept its id at the login")
+        self.tally.ended[former] = self.nickname
+
+    async def log_out(self) -> None:
+        cookie = self.browser.cookie
+        await self.step("/logout/", {}, **Shown()._asdict())
+        self.tally.ended[cookie] = self.nickname
+
+    async def step(
+        self, path: str, form: dict[str, Any] | None = None, *, new_id: bool = False, **changes: Any
+    ) -> None:
+        """Open a page and check what it shows: what the last one did, with these changes.
+
+        Where a killed worker swallowed the answer, everything has to be as it was before or
+        as it should be after; then the visit goes on from there.
+        """
+        after = self.expected._replace(**changes)
+        while True:
+            try:
+                page = await self.browser.open(path, form)
+            except CutOff:
+                page = await self.look()
+                if page.shown == self.expected != after:
+                    continue
+                if new_id and page.shown == Shown():
+                    # The cookie with the new id was in the answer.
+                    raise EndOfVisit from None
+            break
+        self.check(page, after, path)
+        self.expected = after
+
+    async def look(self) -> Page:
+        while True:
+            try:
+                return await self.browser.open("/session/")
+            except CutOff:
+                pass
+
+    def check(self, page: Page, expected: Shown, path: str) -> None:
+        if page.status != 200:
+            self.fail(f"{path} was answered with {page.status}")
+        if page.shown == expected:
+            return
+        what = f"{path} shows {page.shown}, not {expected}"
+        if page.shown.user in ("", self.user) and page.shown.nickname in ("", self.nickname):
+            self.fail(what)
+        self.tally.crossed[self.nickname] = f"{self.nickname}: {what}"
+        raise EndOfVisit
+
+    def fail(self, what: str) -> None:
+        self.tally.errors.append(f"{self.nickname}: {what}")
+        raise EndOfVisit
+
+    async def replay(self, cookie: str) -> None:
+        """Come with the cookie of a session that has ended."""
+        await replay(cookie, self.nickname, self.tab, self.tally)
+
+
+async def replay(cookie: str, nickname: str, browser: Browser, tally: Tally) -> None:
+    """Come with a cookie that was this visitor's, and whose session is over."""
+    while True:
+        # Each time anew, because the answer may have replaced the cookie.
+        browser.start(cookie)
+        try:
+            page = await browser.open("/cart/")
+        except CutOff:
+            continue
+        break
+    if page.status != 200:
+        tally.errors.append(f"{nickname}: a session that is over was answered with {page.status}")
+    elif page.shown.nickname not in ("", nickname):
+        tally.crossed[nickname] = f"{nickname}: a session that is over shows {page.shown}"
+    elif page.shown != Shown():
+        tally.came_back[cookie] = f"{nickname}: a session came back with {page.shown}"

@@ -1,0 +1,122 @@
+"""Settings of the test site, for clicking around and for ``manage.py demo``.
+
+Read from the environment, all of them optional:
+
+- ``KVSESSIONS_VAR``: the folder for the database and the sessions, ``var`` beside manage.py
+- ``KVSESSIONS_STORES``: SESSION_STORES as JSON
+- ``KVSESSIONS_ENGINE``: SESSION_ENGINE, to compare with one of Django's own
+- ``KVSESSIONS_DEMO``: set by ``manage.py demo``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR = Path(os.environ.get("KVSESSIONS_VAR", BASE_DIR / "var"))
+VAR.mkdir(parents=True, exist_ok=True)
+
+DEMO = bool(os.environ.get("KVSESSIONS_DEMO"))
+DEBUG = not DEMO
+SECRET_KEY = "public, and good enough for a site that only listens on this machine"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+INSTALLED_APPS = [
+    "django_kvsessions",  # before django.contrib.sessions, for its clearsessions
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "shop",
+    "demo",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+if DEMO:
+    MIDDLEWARE.insert(0, "demo.middleware.name_worker")
+
+ROOT_URLCONF = "website.urls"
+WSGI_APPLICATION = "website.wsgi.application"
+ASGI_APPLICATION = "website.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "shop.context_processors.visitor",
+            ],
+        },
+    },
+]
+
+# As much as possible goes through the session: that is what this site is for.
+SESSION_ENGINE = os.environ.get("KVSESSIONS_ENGINE", "django_kvsessions.engine")
+SESSION_STORES: dict[str, Any] = json.loads(os.environ.get("KVSESSIONS_STORES", "{}")) or {
+    "default": {"LOCATION": str(VAR / "sessions")},
+}
+CSRF_USE_SESSIONS = True
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": VAR / "db.sqlite3",
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+        },
+    },
+}
+
+# For Django's own session engines, which need what all the workers share.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": VAR / "cache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    },
+}
+SESSION_FILE_PATH = VAR / "session_files"
+SESSION_FILE_PATH.mkdir(exist_ok=True)
+
+if DEMO:
+    # A good hasher takes a quarter of a second for each login, so that the demo would measure
+    # nothing else. Its users are made up and thrown away.
+    PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "shop:session"
+LOGOUT_REDIRECT_URL = "login"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    # That a request was overtaken by a logout is a warning with a traceback each time.
+    "loggers": {"django.request": {"level": "ERROR"}},
+}

@@ -1,0 +1,1 @@
+"""Session engines that break promises, to show that the demo notices."""

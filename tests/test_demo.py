@@ -1,0 +1,106 @@
+"""The demo ends well on our engine, and notices when an engine breaks a promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo"]
+
+#: How many requests it takes to show what an engine is worth.
+REQUESTS = {
+    "django_kvsessions.engine": 300,
+    "tests.broken_engines.reviving": 100,
+    "tests.broken_engines.muddled": 200,
+}
+ERRORS = "errors"
+CAME_BACK = "sessions that came back after logout"
+CROSSED = "sessions that crossed users"
+
+
+class Outcome(NamedTuple):
+    exit_code: int
+    output: str
+    complaint: str
+
+    def figure(self, label: str) -> float:
+        """What the report says under a label."""
+        found = re.search(rf"^{label}  +([\d.,]+)(  .*)?$", self.output, re.MULTILINE)
+        assert found, f"no {label!r} in:\n{self.output}{self.complaint}"
+        return float(found[1].replace(",", ""))
+
+
+@pytest.fixture(scope="module")
+def outcome_of() -> Iterator[Callable[[str], Outcome]]:
+    """What the demo did with an engine. All of them run at a time, because each waits a lot."""
+    processes = {
+        engine: subprocess.Popen(
+            [*DEMO, "--engine", engine, "--requests", str(requests), "--clients", "4"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for engine, requests in REQUESTS.items()
+    }
+    outcomes: dict[str, Outcome] = {}
+
+    def outcome_of(engine: str) -> Outcome:
+        if engine not in outcomes:
+            output, complaint = processes[engine].communicate(timeout=180)
+            outcomes[engine] = Outcome(processes[engine].returncode, output, complaint)
+        return outcomes[engine]
+
+    yield outcome_of
+    for engine in processes:
+        outcome_of(engine)
+
+
+def test_the_demo_finds_nothing_wrong_with_the_engine(
+    outcome_of: Callable[[str], Outcome],
+) -> None:
+    outcome = outcome_of("django_kvsessions.engine")
+    assert outcome.exit_code == 0, outcome.output + outcome.complaint
+    assert [outcome.figure(label) for label in (ERRORS, CAME_BACK, CROSSED)] == [0, 0, 0]
+    assert outcome.figure("requests") >= 300
+    assert outcome.figure("requests per second") > 0
+    assert 0 < outcome.figure("p50") <= outcome.figure("p99")
+    assert outcome.figure("sessions created") > outcome.figure("sessions ended") > 0
+    assert outcome.figure("sessions cleared") > 0
+    assert outcome.figure("workers killed") == 1
+
+
+def test_the_demo_fails_when_a_slow_request_brings_a_session_back_after_logout(
+    outcome_of: Callable[[str], Outcome],
+) -> None:
+    outcome = outcome_of("tests.broken_engines.reviving")
+    assert outcome.exit_code != 0
+    assert outcome.figure(CAME_BACK) > 0
+    assert [outcome.figure(label) for label in (ERRORS, CROSSED)] == [0, 0], outcome.complaint
+    assert "came back with" in outcome.complaint
+
+
+def test_the_demo_fails_when_sessions_are_mixed_up_or_lost(
+    outcome_of: Callable[[str], Outcome],
+) -> None:
+    outcome = outcome_of("tests.broken_engines.muddled")
+    assert outcome.exit_code != 0
+    assert outcome.figure(ERRORS) > 0
+    assert outcome.figure(CAME_BACK) > 0
+    assert outcome.figure(CROSSED) > 0
+
+
+def test_an_unknown_store_is_refused_with_the_names_of_those_that_exist() -> None:
+    result = subprocess.run(
+        [*DEMO, "--store", "abacus"], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode != 0
+    assert "abacus" in result.stderr
+    assert "semidbm" in result.stderr
