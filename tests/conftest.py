@@ -8,6 +8,8 @@ import pytest
 
 from django_kvsessions.stores import stores
 
+pytest.register_assert_rewrite("django_kvsessions.testing")
+
 
 @pytest.fixture(autouse=True)
 def _close_stores() -> Iterator[None]:
