@@ -12,9 +12,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from django_kvsessions.serializers import MessagePackSerializer
+
 DEFAULT_ALIAS = "default"
 DEFAULT_BACKEND = "django_kvsessions.stores.semidbm.SemidbmStore"
-DEFAULT_SERIALIZER = "django_kvsessions.serializers.MessagePackSerializer"
 
 
 # Looking up a setting that the project leaves out costs a microsecond each
