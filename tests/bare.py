@@ -7,17 +7,27 @@ import pkgutil
 import re
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import django
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 import django_kvsessions
 
-#: Modules that need an extra by their nature, with what they need.
-NOT_BARE = {"django_kvsessions.testing": "pytest"}
+#: Modules that are made of what they import, with what it is.
+NOT_BARE = {
+    "django_kvsessions.stores.redis_client": "redis",
+    "django_kvsessions.testing": "pytest",
+}
+#: A LOCATION for each store that has an extra, by the name of both.
+LOCATIONS = {
+    "lmdb": "sessions",
+    "redis": "redis://127.0.0.1/0",
+}
 
 
 def check_installation() -> None:
@@ -26,7 +36,7 @@ def check_installation() -> None:
     assert here / "django_kvsessions" != Path(django_kvsessions.__file__).parent, "not the wheel"
     assert Path(django_kvsessions.__file__).with_name("py.typed").exists()
     extras = [line for line in requires("django-kvsessions") or [] if "extra ==" in line]
-    assert extras
+    assert extras, "no extra to be without"
     names = {re.split(r"[^\w.-]", line)[0] for line in extras}
     for name in sorted(names | set(NOT_BARE.values())):
         try:
@@ -37,10 +47,36 @@ def check_installation() -> None:
 
 def import_modules() -> int:
     packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
-    names = [package.name for package in packages if package.name not in NOT_BARE]
-    for name in names:
+    names = {package.name for package in packages}
+    assert names >= NOT_BARE.keys(), f"{NOT_BARE.keys() - names} in NOT_BARE do not exist"
+    names -= NOT_BARE.keys()
+    for name in sorted(names):
         importlib.import_module(name)
     return len(names)
+
+
+def ask_for_extras() -> None:
+    """Each store that has an extra says so where it is missing."""
+    from django_kvsessions.stores.base import Store
+
+    extras = metadata("django-kvsessions").get_all("Provides-Extra") or []
+    for extra in extras:
+        try:
+            module = importlib.import_module(f"django_kvsessions.stores.{extra}")
+        except ModuleNotFoundError:
+            continue  # It is not a store's.
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Store) and value is not Store:
+                complaint = refusal(value, LOCATIONS[extra])
+                assert f"pip install django-kvsessions[{extra}]" in complaint, complaint
+
+
+def refusal(backend: Callable[..., object], location: str) -> str:
+    try:
+        backend(location)
+    except ImproperlyConfigured as error:
+        return str(error)
+    raise AssertionError(f"{backend} does without its extra.")
 
 
 def use_default_store() -> None:
@@ -75,6 +111,7 @@ def main() -> None:
         django.setup()
         count = import_modules()
         call_command("check", fail_level="WARNING")
+        ask_for_extras()
         use_default_store()
         call_command("clearsessions")
         assert (Path(folder) / "sessions").is_dir()

@@ -84,6 +84,12 @@ class MiddlewareTests(django_tests.SessionMiddlewareTests):
         super().setUp()
 
 
+# The cookie is refreshed when the record is: with each response, as Django's tests ask for.
+@override_settings(SESSION_TOUCH_INTERVAL=0)
+class OurMiddlewareTests(MiddlewareTests):
+    middleware = "django_kvsessions.middleware.SessionMiddleware"
+
+
 # The memory store: no other process clears it meanwhile.
 @override_settings(SESSION_STORE_ALIAS="memory")
 @modify_settings(INSTALLED_APPS={"prepend": "django_kvsessions"})

@@ -6,6 +6,8 @@ import tempfile
 from contextlib import ExitStack
 from typing import Any
 
+from testservers.redis import redis_server, valkey_server
+
 
 def session_stores(stack: ExitStack) -> dict[str, dict[str, Any]]:
     """SESSION_STORES, as JSON can carry it. A server that a store needs is entered on ``stack``.
@@ -14,9 +16,16 @@ def session_stores(stack: ExitStack) -> dict[str, dict[str, Any]]:
     in other processes; each other store has Django's session tests to itself.
     """
     folder = stack.enter_context(tempfile.TemporaryDirectory())
-    backends = "django_kvsessions.stores"
+    redis = stack.enter_context(redis_server())
+    valkey = stack.enter_context(valkey_server())
     return {
         "default": {"LOCATION": f"{folder}/default"},
         "semidbm": {"LOCATION": f"{folder}/semidbm"},
-        "memory": {"BACKEND": f"{backends}.memory.MemoryStore"},
+        "memory": store("memory.MemoryStore"),
+        "redis": store("redis.RedisStore", f"redis://127.0.0.1:{redis.port}/0"),
+        "valkey": store("redis.RedisStore", f"redis://127.0.0.1:{valkey.port}/0"),
     }
+
+
+def store(backend: str, location: str | None = None) -> dict[str, Any]:
+    return {"BACKEND": f"django_kvsessions.stores.{backend}", "LOCATION": location}
