@@ -65,9 +65,9 @@ def _store(alias: str, config: Any) -> dict[str, Any]:
 def serializer() -> type[Any]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
     # Django's own default does not count: only a choice made by the project does.
-    path = DEFAULT_SERIALIZER
-    if settings.is_overridden("SESSION_SERIALIZER"):
-        path = settings.SESSION_SERIALIZER
+    if not settings.is_overridden("SESSION_SERIALIZER"):
+        return MessagePackSerializer
+    path = settings.SESSION_SERIALIZER
     try:
         return cast("type[Any]", import_string(path))
     except ImportError as error:
