@@ -1,0 +1,1 @@
+"""Measures this engine beside Django's own: ``python -m benchmarks``."""
