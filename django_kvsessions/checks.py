@@ -67,12 +67,11 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         return messages
     for number, function in [
         ("E009", conf.serializer),
-        ("E011", getattr(conf, "absolute_age", None)),
-        ("E012", getattr(conf, "touch_interval", None)),
+        ("E011", conf.absolute_age),
+        ("E012", conf.touch_interval),
     ]:
         try:
-            if function:
-                function()
+            function()
         except Exception as error:
             messages.append(checks.Error(str(error), id=f"kvsessions.{number}"))
     messages += _check_serializer()

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -193,6 +194,25 @@ def test_pickle_is_warned_of(settings: DjangoSettings, serializer: type) -> None
 def test_other_serializers_are_fine(settings: DjangoSettings, serializer: str) -> None:
     settings.SESSION_SERIALIZER = serializer
     assert check() == []
+
+
+@pytest.mark.parametrize("wrong", [-1, True, "3600", float("nan"), float("inf"), [1]])
+@pytest.mark.parametrize(
+    ("setting", "number"), [("SESSION_ABSOLUTE_AGE", "E011"), ("SESSION_TOUCH_INTERVAL", "E012")]
+)
+def test_a_nonsense_age_or_interval_is_an_error(
+    settings: DjangoSettings, setting: str, number: str, wrong: object
+) -> None:
+    setattr(settings, setting, wrong)
+    message = only_message()
+    assert (message.id, message.level) == (f"kvsessions.{number}", checks.ERROR)
+    assert message.msg.startswith(setting)
+
+
+@pytest.mark.parametrize("wrong", [0, timedelta(0), timedelta(days=-1)])
+def test_no_session_lives_for_no_time(settings: DjangoSettings, wrong: object) -> None:
+    settings.SESSION_ABSOLUTE_AGE = wrong
+    assert numbers() == ["E011"]
 
 
 # SESSION_STORES and SESSION_STORE_ALIAS

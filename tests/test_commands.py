@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -117,6 +118,7 @@ def test_the_batch_size_reaches_the_store(settings: DjangoSettings) -> None:
         ["--every=-1"],
         ["--every=nan"],
         ["--every=inf"],
+        ["--every=1e18"],
         ["--every=5", "--dry-run"],
     ],
 )
@@ -208,7 +210,7 @@ StartCommand = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[StartCommand]:
     """Starts ``manage.py clearsessions`` on the stores given."""
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[tuple[subprocess.Popen[str], threading.Timer]] = []
 
     def start(stores: dict[str, Any], *arguments: str, **options: Any) -> subprocess.Popen[str]:
         (tmp_path / "own_settings.py").write_text(
@@ -223,19 +225,23 @@ def start(tmp_path: Path) -> Iterator[StartCommand]:
             [sys.executable, "-m", "django", "clearsessions", *arguments],
             cwd=ROOT,
             env={
-                **os.environ,
+                # Output to a pipe waits in a buffer, as it would under systemd.
+                **{name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
                 "DJANGO_SETTINGS_MODULE": "own_settings",
             },
             **options,
         )
-        processes.append(process)
+        # Whoever waits for its output must not wait for ever.
+        limit = threading.Timer(60, process.kill)
+        limit.start()
+        processes.append((process, limit))
         return process
 
     yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
+    for process, limit in processes:
+        limit.cancel()
+        process.kill()
         process.communicate()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,26 @@ def test_only_a_serializer_that_the_project_chose_replaces_messagepack(
         ImproperlyConfigured, match=r"SESSION_SERIALIZER names 'no\.such\.Serializer'"
     ):
         conf.serializer()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), (1, 1.0), (0.5e4, 5000.0), (timedelta(hours=1), 3600.0)],
+)
+def test_an_age_is_seconds_or_a_timedelta(
+    settings: DjangoSettings, value: object, seconds: float | None
+) -> None:
+    settings.SESSION_ABSOLUTE_AGE = settings.SESSION_TOUCH_INTERVAL = value
+    assert conf.absolute_age() == conf.touch_interval() == seconds
+    settings.SESSION_TOUCH_INTERVAL = 0
+    assert conf.touch_interval() == 0
+
+
+def test_a_nonsense_age_names_its_setting_at_run_time(settings: DjangoSettings) -> None:
+    settings.SESSION_ABSOLUTE_AGE = settings.SESSION_TOUCH_INTERVAL = "an hour"
+    for function, name in [
+        (conf.absolute_age, "SESSION_ABSOLUTE_AGE"),
+        (conf.touch_interval, "SESSION_TOUCH_INTERVAL"),
+    ]:
+        with pytest.raises(ImproperlyConfigured, match=rf"^{name} .* not 'an hour'"):
+            function()
