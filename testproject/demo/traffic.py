@@ -43,7 +43,7 @@ class Traffic:
         try:
             # So that the start of the workers is not measured.
             await Browser(self.url, Tally()).open("/login/")
-            self.target, self.deadline = requests, time.monotonic() + seconds
+            self.target, self.seconds, self.started = requests, seconds, time.monotonic()
             await asyncio.gather(self.visit(browsers), self.disturb(), self.show_progress())
             await self.come_again(browsers)
         finally:
@@ -51,16 +51,17 @@ class Traffic:
                 await browser.client.aclose()
 
     @property
-    def is_over(self) -> bool:
-        return self.tally.requests >= self.target or time.monotonic() > self.deadline
+    def progress(self) -> float:
+        """The share of the requests that was made, or of the time that has passed."""
+        elapsed = time.monotonic() - self.started
+        return max(self.tally.requests / self.target, elapsed / self.seconds)
 
     async def visit(self, browsers: Sequence[Browser]) -> None:
-        started = time.monotonic()
         await asyncio.gather(*map(self.client, browsers[::2], browsers[1::2]))
-        self.tally.busy = (self.tally.requests, time.monotonic() - started)
+        self.tally.busy = (self.tally.requests, time.monotonic() - self.started)
 
     async def client(self, browser: Browser, tab: Browser) -> None:
-        while not self.is_over:
+        while self.progress < 1:
             await Visitor(next(self.numbers), browser, tab, self.tally).visit()
 
     async def disturb(self) -> None:
@@ -72,13 +73,13 @@ class Traffic:
 
     async def wait_for(self, share: float) -> None:
         # A look now and then costs less than waking a waiter after each request.
-        while self.tally.requests < share * self.target and not self.is_over:  # noqa: ASYNC110
+        while self.progress < share:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     async def show_progress(self) -> None:
         # disable=None: on a terminal only.
         with tqdm(total=self.target, unit=" requests", leave=False, disable=None) as bar:
-            while not self.is_over:
+            while self.progress < 1:
                 bar.update(min(self.tally.requests, self.target) - bar.n)
                 await asyncio.sleep(0.1)
 

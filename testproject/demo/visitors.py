@@ -304,5 +304,7 @@ async def replay(cookie: str, nickname: str, browser: Browser, tally: Tally) -> 
         tally.errors.append(f"{nickname}: a session that is over was answered with {page.status}")
     elif page.shown.nickname not in ("", nickname):
         tally.crossed[nickname] = f"{nickname}: a session that is over shows {page.shown}"
+    elif page.shown != Shown() and cookie in tally.expiring:
+        tally.errors.append(f"{nickname}: a session that has expired shows {page.shown}")
     elif page.shown != Shown():
         tally.came_back[cookie] = f"{nickname}: a session came back with {page.shown}"

@@ -8,6 +8,7 @@ from django.contrib.auth import HASH_SESSION_KEY
 from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import CSRF_SESSION_KEY
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from shop.cart import Cart
@@ -48,6 +49,8 @@ def cart_remove(request: HttpRequest) -> HttpResponse:
 @require_safe
 def session(request: HttpRequest) -> HttpResponse:
     """The state of the visitor's session, but never its key: that opens it."""
+    # Taken before the expiry, for "in 2 weeks" instead of "in 1 week, 6 days".
+    now = timezone.now()
     rows: list[dict[str, Any]] = [
         {
             "name": name,
@@ -58,6 +61,7 @@ def session(request: HttpRequest) -> HttpResponse:
     ]
     context = {
         "rows": rows,
+        "now": now,
         "expires": request.session.get_expiry_date(),
         "ends_with_browser": request.session.get_expire_at_browser_close(),
         "nickname_form": NicknameForm(initial={"nickname": request.session.get("nickname")}),

@@ -48,11 +48,11 @@ class Command(BaseCommand):
             "django.contrib.sessions.backends.db. Default: %(default)s.",
         )
         for name, default, what in (
-            ("requests", 4000, "How many HTTP requests to make, at least"),
+            ("requests", 3000, "How many HTTP requests to make, at least"),
             ("clients", 8, "How many visitors are there at a time"),
             ("workers", 2, "Processes of gunicorn"),
             ("threads", 4, "Threads in each of them"),
-            ("seconds", 40, "After how long to stop even if there were fewer requests"),
+            ("seconds", 35, "After how long to stop even if there were fewer requests"),
         ):
             parser.add_argument(
                 f"--{name}",
@@ -96,9 +96,12 @@ class Command(BaseCommand):
             [*MANAGE, "migrate", "--verbosity", "0"], env={**os.environ, **environment}, check=True
         )
         workers, threads, clients = options["workers"], options["threads"], options["clients"]
+        engine = options["engine"]
+        if not engine.startswith("django.contrib."):
+            engine += f" on {options['store']}"
         self.stdout.write(
-            f"{options['engine']} on {options['store']}: {workers} gunicorn workers with "
-            f"{threads} threads each, {clients} visitors at a time\n\n"
+            f"{engine}: {workers} gunicorn workers with {threads} threads each, "
+            f"{clients} visitors at a time\n\n"
         )
         log = folder / "gunicorn.log"
 
