@@ -91,6 +91,7 @@ def use_default_store() -> None:
     assert again["visits"] == 1
     again.delete()
     assert SessionStore(session.session_key).get("visits") is None
+    session["visits"] = 2
     try:
         session.save()
     except UpdateError:
