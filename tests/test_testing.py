@@ -34,7 +34,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """Which tests of which broken store failed, out of those that must."""
     report = tmp_path_factory.mktemp("kit") / "report.xml"
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}"]
+        [sys.executable, "-m", "pytest", "-q", "--tb=line", f"--junitxml={report}"]
         + [f"{broken_stores.__file__}::Test{store}::{test}" for store, test in BROKEN],
         capture_output=True,
         text=True,
