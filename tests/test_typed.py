@@ -408,7 +408,7 @@ def test_async_variants_do_the_same(session: SessionBase) -> None:
             await fail()
         assert await guest.aget(session) == Guest(1)
         with pytest.raises(BucketError, match="pageviews"):
-            await guest.aset(session, Guest("x"))  # type: ignore[arg-type]
+            await guest.aset(session, Guest("x"))
         await guest.aset(session, Guest(5))
         assert await guest.aget(session, None) == Guest(5)
         await guest.adelete(session)
