@@ -23,7 +23,15 @@ from django.utils.encoding import force_bytes
 
 from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
 
-__all__ = ["BadRecord", "Opened", "new_session_key", "open_record", "owner_digest", "seal", "storage_key"]
+__all__ = [
+    "BadRecord",
+    "Opened",
+    "new_session_key",
+    "open_record",
+    "owner_digest",
+    "seal",
+    "storage_key",
+]
 
 _HEADER = struct.Struct(">BBd")
 _VERSION = 1
@@ -77,10 +85,9 @@ def open_record(key: bytes, owner: bytes, data: bytes) -> Opened:
     sealed, tag = data[:-_TAG_SIZE], data[-_TAG_SIZE:]
     if len(sealed) < _HEADER.size:
         raise BadRecord("too short")
-    for number, digest in enumerate(_digests()):
-        if compare_digest(_tag(digest, key, owner, sealed), tag):
-            break
-    else:
+    current, *former = _digests()
+    stale = not compare_digest(_tag(current, key, owner, sealed), tag)
+    if stale and not any(compare_digest(_tag(f, key, owner, sealed), tag) for f in former):
         raise BadRecord("its tag does not match")
     version, flags, created = _HEADER.unpack_from(sealed)
     if version != _VERSION:
@@ -88,7 +95,7 @@ def open_record(key: bytes, owner: bytes, data: bytes) -> Opened:
     payload = sealed[_HEADER.size :]
     if flags & _COMPRESSED:
         payload = zlib.decompress(payload)
-    return Opened(payload, created, number > 0)
+    return Opened(payload, created, stale)
 
 
 def owner_digest(user_id: str) -> bytes:
@@ -98,10 +105,10 @@ def owner_digest(user_id: str) -> bytes:
     return digest.digest()
 
 
-def _tag(digest: Any, key: bytes, owner: bytes, sealed: bytes) -> bytes:
-    digest = digest.copy()
+def _tag(keyed: hashlib.blake2b, key: bytes, owner: bytes, sealed: bytes) -> bytes:
+    digest = keyed.copy()
     digest.update(key + bytes((len(owner),)) + owner + sealed)
-    return digest.digest()  # type: ignore[no-any-return]
+    return digest.digest()
 
 
 # Setting up a keyed digest costs more than hashing a session, so it is done
@@ -109,17 +116,17 @@ def _tag(digest: Any, key: bytes, owner: bytes, sealed: bytes) -> bytes:
 
 
 @cache
-def _digests() -> tuple[Any, ...]:
+def _digests() -> tuple[hashlib.blake2b, ...]:
     secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     return tuple(_keyed(secret, b"kvsessions.tag", _TAG_SIZE) for secret in secrets)
 
 
 @cache
-def _owner_digest() -> Any:
+def _owner_digest() -> hashlib.blake2b:
     return _keyed(settings.SECRET_KEY, b"kvsessions.owner", OWNER_SIZE)
 
 
-def _keyed(secret: str | bytes, purpose: bytes, digest_size: int) -> Any:
+def _keyed(secret: str | bytes, purpose: bytes, digest_size: int) -> hashlib.blake2b:
     key = hashlib.blake2b(force_bytes(secret), digest_size=32, person=purpose).digest()
     return hashlib.blake2b(key=key, digest_size=digest_size)
 

@@ -41,7 +41,7 @@ def _store(alias: str, config: Any) -> dict[str, Any]:
     where = f"SESSION_STORES[{alias!r}]"
     if not isinstance(config, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dict, not {type(config).__name__}.")
-    known = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
+    known: dict[str, Any] = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
     for name in config:
         if name not in known:
             raise ImproperlyConfigured(
@@ -65,7 +65,7 @@ def _store(alias: str, config: Any) -> dict[str, Any]:
 def serializer() -> type[Any]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
     # Django's own default does not count: only a choice made by the project does.
-    if not settings.is_overridden("SESSION_SERIALIZER"):
+    if not settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]
         return MessagePackSerializer
     path = settings.SESSION_SERIALIZER
     try:
@@ -96,7 +96,8 @@ def _seconds(name: str, *, at_least: int) -> float | None:
     # Neither True nor NaN is a number of seconds, and a million years is a slip.
     if type(seconds) not in (int, float) or not at_least <= seconds <= 1e13:
         raise ImproperlyConfigured(
-            f"{name} is None, a number of seconds from {at_least} on, or a timedelta, not {value!r}."
+            f"{name} is None, a number of seconds from {at_least} on, or a timedelta; "
+            f"not {value!r}."
         )
     return float(seconds)
 

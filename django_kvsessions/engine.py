@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
@@ -51,6 +51,13 @@ class SessionStore(SessionBase):
     Where the store cannot answer, every method raises ``StoreUnavailable`` and
     the session keeps its id: an outage is not a logout.
     """
+
+    if TYPE_CHECKING:  # what the stubs of SessionBase leave out
+        _session: dict[str, Any]
+        _session_cache: dict[str, Any]
+
+        def _get_session(self, no_load: bool = False) -> dict[str, Any]: ...
+        async def _aget_session(self, no_load: bool = False) -> dict[str, Any]: ...
 
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
@@ -207,7 +214,8 @@ class SessionStore(SessionBase):
 
     def _replace(self, key: bytes, saved: Saved, revision: int) -> Steps[bool]:
         expected = {} if revision == ANY else {"expected": revision}
-        return (yield self.store, "replace", (key, sealed(key, saved)), expected)
+        replaced: bool = yield self.store, "replace", (key, sealed(key, saved)), expected
+        return replaced
 
     def _rebase(self, key: bytes, payload: bytes) -> Steps[None]:
         """Put this session's own changes on top of what another request has saved."""
@@ -306,10 +314,10 @@ class SessionStore(SessionBase):
         data = self._session if data is None else data
         user_id = data.get(USER_ID)
         owner = b"" if user_id is None else codec.owner_digest(str(user_id))
-        if owner and self._saved is not None and not self._saved.stale:
-            if owner != self._saved.owner:
-                # A login starts a new life.
-                created = now()
+        saved = self._saved
+        if owner and saved is not None and owner != saved.owner and not saved.stale:
+            # A login starts a new life.
+            created = now()
         revision = int.from_bytes(os.urandom(8), "big") >> 1
         return Saved(payload, created, self._expires(data, created), revision, owner)
 
@@ -353,7 +361,8 @@ class SessionStore(SessionBase):
         session_key = session_key or self.session_key
         if session_key is None:
             return False
-        return (yield self.store, "delete", (codec.storage_key(session_key),), {})
+        deleted: bool = yield self.store, "delete", (codec.storage_key(session_key),), {}
+        return deleted
 
     def cycle_key(self) -> None:
         self._get_session()

@@ -37,17 +37,15 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         self.process_request(request)
-        response = await self.get_response(request)
+        response = await self.get_response(request)  # type: ignore[misc]
         return await arun(self._respond(request, response))
 
-    def process_response(
+    def process_response(  # type: ignore[override]
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         return run(self._respond(request, response))
 
-    def _respond(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> Steps[HttpResponseBase]:
+    def _respond(self, request: HttpRequest, response: HttpResponseBase) -> Steps[HttpResponseBase]:
         try:
             session = request.session
             accessed, modified, empty = session.accessed, session.modified, session.is_empty()
@@ -100,8 +98,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             expires=expires,
             domain=settings.SESSION_COOKIE_DOMAIN,
             path=settings.SESSION_COOKIE_PATH,
-            secure=settings.SESSION_COOKIE_SECURE or None,
-            httponly=settings.SESSION_COOKIE_HTTPONLY or None,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=settings.SESSION_COOKIE_HTTPONLY,
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
         patch_vary_headers(response, ("Cookie",))

@@ -54,7 +54,9 @@ class LogFile:
     def read(self, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes from ``offset``, fewer only at the end of the file."""
         data = os.pread(self.descriptor, size, offset)
-        while len(data) < size and (more := os.pread(self.descriptor, size - len(data), offset + len(data))):
+        while len(data) < size and (
+            more := os.pread(self.descriptor, size - len(data), offset + len(data))
+        ):
             data += more
         return data
 

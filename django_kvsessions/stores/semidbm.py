@@ -101,7 +101,7 @@ def reports_os_errors(
     """What the operating system refuses is an outage of the store."""
 
     @wraps(method)
-    def reporting(self: SemidbmStore, *args: P.args, **kwargs: P.kwargs) -> T:
+    def reporting(self: SemidbmStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(self, *args, **kwargs)
         except OSError as error:
