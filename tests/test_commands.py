@@ -227,7 +227,7 @@ def start(tmp_path: Path) -> Iterator[StartCommand]:
             env={
                 # Output to a pipe waits in a buffer, as it would under systemd.
                 **{name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
+                "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
                 "DJANGO_SETTINGS_MODULE": "own_settings",
             },
             **options,
