@@ -41,7 +41,9 @@ class StoreCommand(BaseCommand):
         for alias in self.aliases(only):
             try:
                 action(alias, stores[alias])
-            except (StoreError, ImproperlyConfigured) as error:
+            except StoreError as error:
                 failures.append(f"{alias!r}: {error}")
+            except ImproperlyConfigured as error:
+                failures.append(str(error))  # It names the alias.
         if failures:
             raise CommandError("\n".join(failures))
