@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -15,17 +16,17 @@ __all__ = ["cluster", "redis", "valkey"]
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[Server]:
-    """A Redis that every test of the run shares: use prefixes of your own."""
-    yield from serve(redis_server)
+    """A durable Redis that every test of the run shares: use prefixes of your own."""
+    yield from serve(partial(redis_server, durable=True))
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
-    """A Valkey that every test of the run shares: use prefixes of your own."""
-    yield from serve(valkey_server)
+    """A durable Valkey that every test of the run shares: use prefixes of your own."""
+    yield from serve(partial(valkey_server, durable=True))
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Server]:
-    """A Redis Cluster that every test of the run shares: use prefixes of your own."""
+    """A durable Redis Cluster that every test of the run shares: use prefixes of your own."""
     yield from serve(cluster_server)

@@ -51,14 +51,12 @@ class Server:
         command: Callable[[Path, int], Sequence[str]],
         *,
         env: Mapping[str, str] | None = None,
-        ready: Callable[[], bool] | None = None,
         timeout: float = 30,
     ) -> None:
-        """``env`` is added to the environment; ``ready`` says whether it answers (default:
-        it accepts connections); ``timeout`` is how many seconds a start or a stop may take."""
+        """``env`` is added to the environment; ``timeout`` is how many seconds a start or
+        a stop may take."""
         self.command = command
         self.env = env
-        self.ready = ready or self.accepts
         self.timeout = timeout
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -86,7 +84,8 @@ class Server:
     def log(self) -> Path:
         return self.folder / "server.log"
 
-    def accepts(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it may be used now; as far as it accepts connections."""
         try:
             socket.create_connection(("127.0.0.1", self.port), 1).close()
         except OSError:
@@ -107,7 +106,7 @@ class Server:
                 start_new_session=True,
             )
         deadline = time.monotonic() + self.timeout
-        while not self.ready():
+        while not self.answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 tail = self.log.read_text(errors="replace")[-2000:]

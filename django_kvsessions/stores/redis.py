@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha1
 from math import ceil
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.core import checks
-from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from django_kvsessions.steps import Steps, arun, run
 from django_kvsessions.stores.base import (
@@ -46,59 +42,47 @@ TIME = struct.Struct(">d")
 # because a record ends by it: the server's TTL only sweeps up.
 LIVE = """
 local head = redis.call('GETRANGE', KEYS[1], 0, 40)
-if head == '' then
-  -- A replica would say of what has not reached it yet that it is gone: a write, even one
-  -- that changes nothing, makes it say that it is read-only instead.
-  redis.call('DEL', KEYS[1])
-  head = nil
-elseif #head < 25 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then
-  head = nil
+local there = head ~= ''
+if #head < 25 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then head = nil end
+"""
+# A replica would say of what has not reached it yet that it is gone. A write, even
+# one that changes nothing, makes it say that it is read-only instead.
+GONE = """
+if not head then
+  if not there then redis.call('DEL', KEYS[1]) end
+  return 0
 end
 """
 # ARGV: now, value, ttl.
-CREATE = (
-    LIVE
-    + """
+CREATE = f"""{LIVE}
 if head then return head:sub(17, 24) == ARGV[2]:sub(17, 24) and 1 or 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-)
 # ARGV: now, value, ttl, the revision it must have, or nothing.
-REPLACE = (
-    LIVE
-    + """
-if not head then return 0 end
+REPLACE = f"""{LIVE}{GONE}
 if head:sub(17, 24) == ARGV[2]:sub(17, 24) then return 1 end
 if ARGV[4] ~= '' and head:sub(9, 16) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-)
 # ARGV: now, expires, ttl, the owner it must have. Returns the owner where it is another.
-TOUCH = (
-    LIVE
-    + """
-if not head then return 0 end
+TOUCH = f"""{LIVE}{GONE}
 local owner = head:sub(26, 25 + head:byte(25))
 if owner ~= ARGV[4] then return owner end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-)
 # ARGV: now. Returns the owner of a live one.
-DELETE = (
-    LIVE
-    + """
+DELETE = f"""{LIVE}
 redis.call('DEL', KEYS[1])
 return head and head:sub(26, 25 + head:byte(25))
 """
-)
 # The sessions of an owner, by expiry. ARGV: now, ttl, expires, key.
 REMEMBER = """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', (struct.unpack('>d', ARGV[1])))
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', (struct.unpack('>d', ARGV[1])))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
@@ -115,14 +99,6 @@ NAMES = 1000
 PAGE = 32
 # The longest TTL asked for, in ms: what comes later overflows in some servers.
 MAX_TTL = 10**15
-
-REFUSED_OPTIONS = {
-    "decode_responses": "sessions are bytes",
-    "retry": "the store repeats by itself what it may repeat",
-    "retry_on_error": "the store repeats by itself what it may repeat",
-    "retry_on_timeout": "a timeout is the limit that a request waits",
-    "connection_pool": "give the pool as OPTIONS['client']",
-}
 
 
 class RedisStore(Store):
@@ -171,37 +147,20 @@ class RedisStore(Store):
             ) from error
         if not prefix or not isinstance(prefix, str):
             raise ImproperlyConfigured("OPTIONS['prefix'] must be a text that is not empty.")
-        for name, reason in REFUSED_OPTIONS.items():
-            if options.get(name):
-                raise ImproperlyConfigured(f"OPTIONS has {name!r}: leave it out, {reason}.")
         self._prefix = f"{prefix}:{version}:".encode()
-        self._nodes: list[Node]
-        if client is not None:
-            if location or options or cluster:
-                raise ImproperlyConfigured(
-                    "OPTIONS['client'] brings its own connection: leave LOCATION and the "
-                    f"other options out ({', '.join(options) or 'LOCATION'})."
-                )
-            self._where = "OPTIONS['client']"
-            make = _callable("client", client)
-            make_async = _callable("async_client", async_client) if async_client else None
-            self._nodes = [redis_client.Node.of_client("the project's client", make, make_async)]
-        elif async_client is not None:
-            raise ImproperlyConfigured("OPTIONS['async_client'] needs OPTIONS['client'] as well.")
-        else:
-            self._where = "LOCATION"
-            urls = _urls(location)
-            if cluster:
-                names = ", ".join(_address(url) for url in urls)
-                self._nodes = [redis_client.Node.of_cluster(urls, names, options)]
-            else:
-                self._nodes = [_node(url, options) for url in urls]
+        self._nodes, self._where = redis_client.nodes(
+            location, cluster, client, async_client, options
+        )
         errors = redis_client.exceptions
         self._errors = (errors.RedisError, errors.RedisClusterException, OSError)
         self._lost = (errors.ConnectionError, errors.ReadOnlyError)
         self._no_script = errors.NoScriptError
         self._response = errors.ResponseError
-        self._denied = (errors.AuthenticationError, errors.AuthorizationError)
+        self._denied = (
+            errors.AuthenticationError,
+            errors.AuthorizationError,
+            errors.NoPermissionError,
+        )
         # The primary; None until one of several has said that it is.
         self._node = self._nodes[0] if len(self._nodes) == 1 else None
 
@@ -279,7 +238,9 @@ class RedisStore(Store):
         return owner is not None
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
-        return iter(())
+        """The server has removed them; an outage is reported all the same."""
+        self.setup()
+        yield from ()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         """As every store, but where the server happens to resize its table of keys
@@ -329,23 +290,20 @@ class RedisStore(Store):
     def check_server(self, *, alias: str, **kwargs: Any) -> list[checks.CheckMessage]:
         """Warnings about a server that is set to throw sessions away."""
         found: dict[str, str] = {}
-        for name in (b"maxmemory-policy", b"save", b"appendonly"):
+        for name in ("maxmemory-policy", "save", "appendonly"):
             try:
-                [reply] = run(self._exchange([(b"CONFIG", b"GET", name)]))
+                [reply] = run(self._exchange([(b"CONFIG GET", name.encode())]))
             except StoreUnavailable as error:
-                if "CONFIG" in str(error).upper():
-                    # Hosted servers do not tell.
+                if isinstance(error.__cause__, self._response):
+                    # Hosted servers keep it to themselves.
                     return []
                 raise
-            pairs = (
-                reply.items()
-                if isinstance(reply, dict)
-                else zip(reply[::2], reply[1::2], strict=True)
-            )
-            found.update((_text(each), _text(value)) for each, value in pairs)
+            # A list, a dict with RESP3, or a dict that a cluster's client has decoded.
+            [value] = reply.values() if isinstance(reply, dict) else reply[1:]
+            found[name] = value if isinstance(value, str) else value.decode()
         where = f"SESSION_STORES[{alias!r}]: the server"
         messages: list[checks.CheckMessage] = []
-        if found.get("maxmemory-policy", "noeviction") != "noeviction":
+        if found["maxmemory-policy"] != "noeviction":
             messages.append(
                 checks.Warning(
                     f"{where} has maxmemory-policy {found['maxmemory-policy']}, which throws "
@@ -354,7 +312,7 @@ class RedisStore(Store):
                     id="kvsessions.W140",
                 )
             )
-        if found.get("save", "?") == "" and found.get("appendonly") == "no":
+        if found["save"] == "" and found["appendonly"] == "no":
             messages.append(
                 checks.Warning(
                     f"{where} keeps nothing on disk: its restart ends every session.",
@@ -379,10 +337,10 @@ class RedisStore(Store):
         return [_script(REMEMBER, self._index(owner), _ttl(expires), b"%r" % expires, key)]
 
     def _names(self) -> Iterator[list[bytes]]:
-        begin = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix)
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"r:" + b"?" * (2 * KEY_SIZE)
         try:
             node = run(self._primary())
-            yield from node.scan(begin + b"r:" + b"?" * (2 * KEY_SIZE), NAMES)
+            yield from node.scan(pattern, NAMES, lambda command: run(self._exchange([command]))[0])
         except self._errors as error:
             raise self._failure(error) from error
 
@@ -477,7 +435,7 @@ class RedisStore(Store):
                 f"{where} holds something else than a session under a key that begins with "
                 f"{self._prefix.decode()!r}: is the prefix shared?"
             )
-        if isinstance(error, self._denied) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        if isinstance(error, self._denied):
             return StoreUnavailable(
                 f"{where} refuses the username or password (in LOCATION or OPTIONS): {text}"
             )
@@ -498,92 +456,3 @@ def _value(record: Record) -> bytes:
 def _ttl(expires: float) -> bytes:
     # Relative, so that the server's clock need not agree with ours.
     return b"%d" % min(max(ceil((expires - now()) * 1000), 1), MAX_TTL)
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
-
-
-def _callable(name: str, given: str | Callable[[], Any]) -> Callable[[], Any]:
-    if isinstance(given, str):
-        if name == "client" and given in settings.CACHES:
-            alias = given
-            return lambda: _client_of_cache(alias)
-        try:
-            given = import_string(given)
-        except ImportError as error:
-            aliases = ", ".join(repr(alias) for alias in settings.CACHES)
-            raise ImproperlyConfigured(
-                f"OPTIONS[{name!r}] is {given!r}, which cannot be imported"
-                + (f" and is no alias in CACHES, which has {aliases}." if name == "client" else ".")
-            ) from error
-    if not callable(given):
-        raise ImproperlyConfigured(
-            f"OPTIONS[{name!r}] must be a callable without arguments, not {type(given).__name__}."
-        )
-    return given
-
-
-def _client_of_cache(alias: str) -> Any:
-    cache: Any = caches[alias]
-    if hasattr(cache, "client"):
-        return cache.client.get_client(write=True)  # django-redis
-    if hasattr(getattr(cache, "_cache", None), "get_client"):
-        return cache._cache.get_client(None, write=True)  # django.core.cache.backends.redis
-    raise ImproperlyConfigured(
-        f"OPTIONS['client'] is {alias!r}, but CACHES[{alias!r}] is not on Redis: "
-        f"it is a {type(cache).__name__}."
-    )
-
-
-def _urls(location: Any) -> list[str]:
-    urls = [location] if isinstance(location, str) else list(location or ())
-    if not urls:
-        raise ImproperlyConfigured(
-            "LOCATION is missing: name a URL, such as redis://127.0.0.1:6379/0."
-        )
-    for url in urls:
-        if not isinstance(url, str):
-            raise ImproperlyConfigured(
-                f"LOCATION must be a URL or a list of URLs, not of {type(url).__name__}."
-            )
-        try:
-            parts = urlsplit(url)
-            well = parts.scheme in ("redis", "rediss", "unix") and (parts.port or 1) > 0
-            if parts.scheme != "unix":
-                # redis-py would take the database to be 0.
-                well = well and re.fullmatch(r"/?|/\d+", parts.path) is not None
-        except ValueError:
-            well = False
-        if not well:
-            # from None: redis-py's and urllib's own errors repeat parts of the password.
-            raise ImproperlyConfigured(
-                f"LOCATION has {_hidden(url)!r}, which is no Redis URL: write "
-                "redis://user:password@host:6379/0, rediss:// for TLS, or unix:///path?db=0, "
-                "and percent-encode what is special in the password."
-            ) from None
-    return urls
-
-
-def _hidden(url: str) -> str:
-    """The URL without what may be secret: all before the last @, and the query."""
-    return re.sub(r"//.*@", "//***@", url, flags=re.DOTALL).partition("?")[0]
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
-
-
-def _node(url: str, options: dict[str, Any]) -> Node:
-    from django_kvsessions.stores.redis_client import Node
-
-    try:
-        return Node.at(url, _address(url), options)
-    except (TypeError, ValueError) as error:
-        reason = re.sub(r"^.*__init__\(\) ", "", str(error))
-        raise ImproperlyConfigured(
-            f"OPTIONS, or the query of LOCATION, has what redis-py does not take: {reason}"
-        ) from error
