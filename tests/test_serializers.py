@@ -457,6 +457,13 @@ def test_unknown_extension_is_a_value_error() -> None:
         loads(packb({"a": ExtType(100, b"")}))
 
 
+def test_error_does_not_quote_the_data() -> None:
+    for code in range(10):
+        with pytest.raises(ValueError, match="Not session data") as caught:
+            loads(packb(["a secret", ExtType(code, b"another secret \xff")]) + b"\xa6secret")
+        assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "zone", ["", "../../etc/passwd", "/etc/passwd", "America", "No/Such", "\x00", "é" * 300]
 )

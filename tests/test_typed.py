@@ -73,6 +73,7 @@ class Everything:
     lines: list[Line]
     pair: tuple[int, str]
     by_number: dict[int, set[int]]
+    by_id: dict[UUID, date]
     homes: dict[str, Address]
 
 
@@ -92,6 +93,7 @@ EVERYTHING = Everything(
     lines=[Line("x", 1)],
     pair=(1, "one"),
     by_number={1: {2, 3}},
+    by_id={UUID(int=7): date(2026, 1, 2)},
     homes={"b": Address("B"), "a": Address("A", date(2026, 1, 2))},
 )
 
