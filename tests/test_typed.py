@@ -293,6 +293,15 @@ def test_value_that_cannot_be_stored_is_refused(session: SessionBase, value: Any
     assert "it" not in session
 
 
+def test_keys_that_json_cannot_take_are_refused_under_json_alone() -> None:
+    bucket: Bucket[dict[tuple[int, int], int]] = Bucket(dict[tuple[int, int], int], key="it")
+    session = engine_session()
+    bucket.set(session, {(1, 2): 3})
+    assert bucket.get(reloaded(session)) == {(1, 2): 3}
+    with pytest.raises(BucketError, match=r"session\['it'\].*keys"):
+        bucket.set(json_session(), {(1, 2): 3})
+
+
 def test_value_that_holds_itself_is_refused(session: SessionBase) -> None:
     value = Guest()
     value.extra = [value]
