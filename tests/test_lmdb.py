@@ -45,7 +45,7 @@ def runs_inline(call: Callable[[], Any]) -> bool:
     async def main() -> bool:
         task = asyncio.ensure_future(call())
         await asyncio.sleep(0)
-        inline = task.done()
+        inline: bool = task.done()
         await task
         return inline
 
@@ -121,8 +121,8 @@ OpenStore = Callable[..., LMDBStore]
 
 class TestLMDBStore(StoreConformance):
     # Each write waits for the disk: fewer and larger ones.
-    scan_records = 200
-    scan_record_size = 50_000
+    scan_records = 600
+    scan_record_size = 16_000
 
     @pytest.fixture
     def make_store(self, folder: Path) -> MakeStore:
@@ -196,14 +196,14 @@ class TestFiles:
         store = open_store(durability="process")
         for number in range(3000):
             store.create(key(number), record(os.urandom(600), life=0.0, owner=b"o" * 16))
-        size = store.stats().size
+        size = (folder / "data.mdb").stat().st_size
         for generation in range(1, 4):
             assert sum(store.delete_expired()) == 3000
             for number in range(3000):
                 life = 0.0 if generation < 3 else 3600.0
                 store.create(key(number), record(os.urandom(600), life=life, owner=b"o" * 16))
         assert store.stats().live == 3000
-        assert store.stats().size < size * 1.2
+        assert (folder / "data.mdb").stat().st_size < size * 1.2
 
     @pytest.mark.parametrize(
         ("durability", "sync", "metasync"),

@@ -1,0 +1,373 @@
+"""A cache in front of a store, which never serves what the store has ended or replaced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import AsyncIterator, Iterator
+from math import isfinite
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+
+from django_kvsessions import conf
+from django_kvsessions.steps import Steps, arun, run
+from django_kvsessions.stores import store_class, stores
+from django_kvsessions.stores.base import Record, Store, StoreStats, now
+from django_kvsessions.stores.memory import MemoryStore
+
+__all__ = ["LayeredStore"]
+
+logger = logging.getLogger("django_kvsessions")
+
+# Before the data of a cached copy: expiry, revision and size of the owner.
+_HEADER = struct.Struct(">dQB")
+_DISTRUSTED = 100_000
+
+
+class LayeredStore(Store):
+    """Writes to ``store``, reads from ``cache`` what is younger than ``max_age`` seconds.
+
+    ``cache`` and ``store`` are aliases of SESSION_STORES, or stores. What one
+    process has ended or replaced is not served any more by that process, nor by
+    any other that shares its cache; where each process has a cache of its own,
+    the others may serve it for up to ``max_age`` seconds. A cache that fails is
+    a miss and a line in the log; a store that fails raises as it always does.
+    """
+
+    # How a copy gets into the cache: a marker with a random revision goes first,
+    # then the store is read or written, then the copy replaces that very marker.
+    # Every write also marks the key before it asks the store, and settles it
+    # afterwards, and so no reader that asked the store before the write can still
+    # find its marker there. Taking anything out of the cache is safe at any time.
+    # A marker is no answer: whoever finds one asks the store. That which a delete
+    # leaves behind is the tombstone.
+
+    def __init__(
+        self,
+        location: None = None,
+        *,
+        cache: str | Store | None = None,
+        store: str | Store | None = None,
+        max_age: float = 5.0,
+        max_record_size: int = 1024 * 1024,
+    ) -> None:
+        super().__init__(max_record_size=max_record_size)
+        if location is not None:
+            raise ImproperlyConfigured(
+                f"LOCATION is {location!r}, but LayeredStore keeps nothing itself: leave it out "
+                "and name two aliases as OPTIONS['cache'] and OPTIONS['store']."
+            )
+        if not isinstance(cache, (str, Store)):
+            raise ImproperlyConfigured(f"OPTIONS['cache'] must be an alias, not {cache!r}.")
+        if not isinstance(store, (str, Store)):
+            raise ImproperlyConfigured(f"OPTIONS['store'] must be an alias, not {store!r}.")
+        if (
+            not isinstance(max_age, (int, float))
+            or isinstance(max_age, bool)
+            or not (isfinite(max_age) and max_age > 0)
+        ):
+            raise ImproperlyConfigured(
+                f"OPTIONS['max_age'] must be a number of seconds above 0, not {max_age!r}."
+            )
+        _check_layers(cache, store)
+        self.max_age = max_age
+        self._cache = cache
+        self._store = store
+        self._distrusted: MemoryStore | None = None
+
+    @property
+    def cache(self) -> Store:
+        return stores[self._cache] if isinstance(self._cache, str) else self._cache
+
+    @property
+    def store(self) -> Store:
+        return stores[self._store] if isinstance(self._store, str) else self._store
+
+    @property
+    def is_nonblocking(self) -> bool:  # type: ignore[override]
+        return self.cache.is_nonblocking and self.store.is_nonblocking
+
+    def load(self, key: bytes) -> Record | None:
+        return run(self._load(key))
+
+    async def aload(self, key: bytes) -> Record | None:
+        return await arun(self._load(key))
+
+    def _load(self, key: bytes) -> Steps[Record | None]:
+        self.check_key(key)
+        token = None
+        try:
+            if not self._is_distrusted(key):
+                cached = yield self.cache, "load", (key,), {}
+                if cached is None:
+                    token, marker = self._marker()
+                    if not (yield self.cache, "create", (key, marker), {}):
+                        # Somebody else is about to fill it.
+                        token = None
+                elif cached.data:
+                    return _opened(cached.data)
+        except Exception as error:
+            self._report(error)
+            token = None
+        # Its age counts from before the store was asked, or a write of another
+        # process could be missing from it for longer than max_age.
+        moment = now()
+        record: Record | None = yield self.store, "load", (key,), {}
+        if token is not None:
+            try:
+                if record is None:
+                    yield self.cache, "delete", (key,), {}
+                else:
+                    yield from self._fill(key, record, token, moment)
+            except Exception as error:
+                self._report(error)
+        return record
+
+    def create(self, key: bytes, record: Record) -> bool:
+        return run(self._create(key, record))
+
+    async def acreate(self, key: bytes, record: Record) -> bool:
+        return await arun(self._create(key, record))
+
+    def _create(self, key: bytes, record: Record) -> Steps[bool]:
+        self.check_record(key, record)
+        return self._write(key, record, "create", (key, record), {})
+
+    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        return run(self._replace(key, record, expected))
+
+    async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        return await arun(self._replace(key, record, expected))
+
+    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
+        self.check_record(key, record)
+        return self._write(key, record, "replace", (key, record), {"expected": expected})
+
+    def touch(self, key: bytes, expires: float) -> bool:
+        return run(self._touch(key, expires))
+
+    async def atouch(self, key: bytes, expires: float) -> bool:
+        return await arun(self._touch(key, expires))
+
+    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
+        self.check_key(key)
+        return self._write(key, None, "touch", (key, expires), {})
+
+    def delete(self, key: bytes) -> bool:
+        return run(self._delete(key))
+
+    async def adelete(self, key: bytes) -> bool:
+        return await arun(self._delete(key))
+
+    def _delete(self, key: bytes) -> Steps[bool]:
+        self.check_key(key)
+        return self._write(key, None, "delete", (key,), {})
+
+    def _write(
+        self,
+        key: bytes,
+        record: Record | None,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Steps[bool]:
+        """Let the store do it, and never leave an older copy in the cache.
+
+        ``record`` is what the key holds when the store says yes, if that is known.
+        """
+        # Found before anything is written, if the settings are wrong.
+        store, moment = self.store, now()
+        # Should this process be killed, or the call be cancelled or time out once
+        # the store has it, then the old copy is gone already.
+        token = yield from self._mark(key)
+        done: bool = yield store, method, args, kwargs
+        try:
+            if method == "delete":
+                yield from self._settle(key)
+            elif not (done and record and (yield from self._fill(key, record, token, moment))):
+                yield self.cache, "delete", (key,), {}
+        except Exception as error:
+            self._distrust(key)
+            self._report(error)
+        return done
+
+    def _mark(self, key: bytes) -> Steps[int | None]:
+        try:
+            return (yield from self._settle(key))
+        except Exception as error:
+            self._distrust(key)
+            self._report(error)
+            return None
+
+    def _settle(self, key: bytes) -> Steps[int]:
+        """Put a marker in the place of whatever the cache holds; what it can be replaced by."""
+        token, marker = self._marker()
+        if not (yield self.cache, "replace", (key, marker), {}):
+            # If this fails too, a newer one is there, and the token fits nothing.
+            yield self.cache, "create", (key, marker), {}
+        return token
+
+    def _fill(self, key: bytes, record: Record, token: int | None, moment: float) -> Steps[bool]:
+        """Put a copy in the place of the marker, if it is still there."""
+        owner = record.owner
+        data = _HEADER.pack(record.expires, record.revision, len(owner)) + owner + record.data
+        if token is None or len(data) > self.cache.max_record_size:
+            return False
+        expires = min(record.expires, moment + self.max_age)
+        copy = Record(data, expires, _random())
+        filled: bool = yield self.cache, "replace", (key, copy), {"expected": token}
+        return filled
+
+    def _marker(self) -> tuple[int, Record]:
+        token = _random()
+        return token, Record(b"", now() + self.max_age, token)
+
+    # A cache that was away when a key was written comes back with the old copy.
+    # All other processes may serve it until it is too old, but not this one.
+
+    def _distrust(self, key: bytes) -> None:
+        if self._distrusted is None:
+            self._distrusted = MemoryStore(max_entries=_DISTRUSTED)
+        _, marker = self._marker()
+        self._distrusted.delete(key)
+        self._distrusted.create(key, marker)
+
+    def _is_distrusted(self, key: bytes) -> bool:
+        return self._distrusted is not None and self._distrusted.load(key) is not None
+
+    def _report(self, error: Exception) -> None:
+        if isinstance(error, ImproperlyConfigured):
+            raise error
+        logger.warning("The cache %r of a layered session store failed: %s", self._cache, error)
+
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        """Removes what has expired from the store, and then from the cache.
+
+        Counts what the store removed: copies are no sessions.
+        """
+        yield from self.store.delete_expired(batch_size=batch_size)
+        try:
+            for _ in self.cache.delete_expired(batch_size=batch_size):
+                pass
+        except Exception as error:
+            self._report(error)
+
+    async def adelete_expired(self, *, batch_size: int = 1000) -> AsyncIterator[int]:
+        async for count in self.store.adelete_expired(batch_size=batch_size):
+            yield count
+        try:
+            async for _ in self.cache.adelete_expired(batch_size=batch_size):
+                pass
+        except Exception as error:
+            self._report(error)
+
+    def scan(self) -> Iterator[tuple[bytes, Record]]:
+        return self.store.scan()
+
+    def ascan(self) -> AsyncIterator[tuple[bytes, Record]]:
+        return self.store.ascan()
+
+    def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        return self.store.scan_owner(owner)
+
+    def ascan_owner(self, owner: bytes) -> AsyncIterator[tuple[bytes, Record]]:
+        return self.store.ascan_owner(owner)
+
+    def setup(self) -> None:
+        run(self._setup())
+
+    async def asetup(self) -> None:
+        await arun(self._setup())
+
+    def _setup(self) -> Steps[None]:
+        yield self.store, "setup", (), {}
+        try:
+            yield self.cache, "setup", (), {}
+        except Exception as error:
+            self._report(error)
+
+    def stats(self) -> StoreStats:
+        """The store's."""
+        return self.store.stats()
+
+    async def astats(self) -> StoreStats:
+        return await self.store.astats()
+
+    def close(self) -> None:
+        """Closes what was given as a store; what an alias names is closed with ``stores``."""
+        run(self._close())
+
+    async def aclose(self) -> None:
+        await arun(self._close())
+
+    def _close(self) -> Steps[None]:
+        # Looking an alias up would open a store only to close it.
+        if isinstance(self._cache, Store):
+            try:
+                yield self._cache, "close", (), {}
+            except Exception as error:
+                self._report(error)
+        if isinstance(self._store, Store):
+            yield self._store, "close", (), {}
+
+    def check(self, *, alias: str, **kwargs: Any) -> list[checks.CheckMessage]:
+        """One cache in front of two stores would serve the records of either as the other's."""
+        return [
+            checks.Error(
+                f"SESSION_STORES[{alias!r}] and SESSION_STORES[{other!r}] put one cache, "
+                f"{self._cache!r}, in front of two stores.",
+                hint="Give each its own cache, or the same store.",
+                id="kvsessions.E120",
+            )
+            for other, config in conf.stores().items()
+            if issubclass(store_class(other), LayeredStore)
+            and config["OPTIONS"].get("cache") == self._cache
+            and config["OPTIONS"].get("store") != self._store
+        ]
+
+
+def _check_layers(cache: str | Store, store: str | Store) -> None:
+    if cache == store:
+        raise ImproperlyConfigured(
+            f"OPTIONS['cache'] and OPTIONS['store'] are both {cache!r}: name two stores."
+        )
+    _check_alias("cache", cache, ())
+    _check_alias("store", store, ())
+    if isinstance(cache, str) and isinstance(store, str):
+        place = conf.stores()[cache]
+        if place["LOCATION"] is not None and place == conf.stores()[store]:
+            raise ImproperlyConfigured(
+                f"OPTIONS['cache'] and OPTIONS['store'], {cache!r} and {store!r}, are one place: "
+                "the cache would write over the store's records."
+            )
+
+
+def _check_alias(option: str, alias: object, path: tuple[str, ...]) -> None:
+    """Follow an alias through all the layers below it."""
+    if not isinstance(alias, str):
+        return
+    if alias in path:
+        cycle = " -> ".join(repr(name) for name in (*path, alias))
+        raise ImproperlyConfigured(f"OPTIONS[{option!r}] leads in a circle: {cycle}.")
+    try:
+        backend = store_class(alias)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"OPTIONS[{option!r}]: {error}") from error
+    if issubclass(backend, LayeredStore):
+        options = conf.stores()[alias]["OPTIONS"]
+        for below in ("cache", "store"):
+            _check_alias(below, options.get(below), (*path, alias))
+
+
+def _opened(data: bytes) -> Record:
+    """The record that a cached copy is of."""
+    expires, revision, owner_size = _HEADER.unpack_from(data)
+    start = _HEADER.size + owner_size
+    return Record(data[start:], expires, revision, data[_HEADER.size : start])
+
+
+def _random() -> int:
+    return int.from_bytes(os.urandom(8), "big") >> 1
