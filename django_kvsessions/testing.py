@@ -777,6 +777,16 @@ class Scanning(Kit):
         assert {key for key, _ in both.scan_owner(BOB)} == {make_key(2), make_key(5)}
         assert list(both.scan_owner(b"nobody".ljust(OWNER_SIZE, b"\x00"))) == []
 
+    def test_scan_owner_goes_on_while_owners_change(self, both: Store) -> None:
+        for number in range(150):
+            both.create(make_key(number), self.make_record(owner=ALICE))
+        for count, (_, record) in enumerate(both.scan_owner(ALICE)):
+            assert record.owner == ALICE
+            if count == 0:
+                for number in range(150):
+                    both.replace(make_key(number), self.make_record(owner=BOB))
+        assert len(list(both.scan_owner(BOB))) == 150
+
     @pytest.mark.parametrize("owner", [b"", b"short", b"o" * 17], ids=len)
     def test_scan_owner_refuses_what_is_no_owner(self, both: Store, owner: bytes) -> None:
         both.create(make_key(1), self.make_record())

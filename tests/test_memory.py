@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -46,16 +47,30 @@ class TestMemoryStore(StoreConformance):
 
 
 class TestBound:
-    def test_the_least_recently_used_goes_first(self) -> None:
+    def test_the_oldest_goes_first(self) -> None:
         store = MemoryStore(max_entries=4)
-        for number in range(4):
-            store.create(key(number), record())
-        store.load(key(0))
-        store.touch(key(1), 3e10)
-        store.replace(key(2), record())
-        for number in (4, 5):
+        for number in range(6):
             assert store.create(key(number), record()) is True
-        assert held(store) == [1, 2, 4, 5]
+        assert held(store) == [2, 3, 4, 5]
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda store: store.load(key(0)),
+            lambda store: store.touch(key(0), 3e10),
+            lambda store: store.replace(key(0), record()),
+        ],
+        ids=["load", "touch", "replace"],
+    )
+    def test_what_was_used_goes_last(self, use: Callable[[MemoryStore], object]) -> None:
+        store = MemoryStore(max_entries=3)
+        for number in range(3):
+            store.create(key(number), record())
+        use(store)
+        store.create(key(3), record())
+        assert held(store) == [0, 2, 3]
+        store.create(key(4), record())
+        assert held(store) == [0, 3, 4]
 
     def test_the_expired_go_before_the_living(self) -> None:
         with freezegun.freeze_time(START) as frozen:
@@ -128,13 +143,16 @@ class TestCleanUp:
     def test_it_costs_in_proportion_to_what_expired(self) -> None:
         assert self.calls_to_clean_up(living=10_000) < self.calls_to_clean_up(living=100) * 1.2
 
-    def test_renewals_leave_nothing_behind(self) -> None:
+    def test_what_was_renewed_or_deleted_leaves_nothing_behind(self) -> None:
         store = MemoryStore()
         store.create(key(0), record(expires=BEGIN * 2))
         tracemalloc.start()
         try:
             for seconds in range(50_000):
                 assert store.touch(key(0), BEGIN * 2 + seconds)
+            for number in range(5000):
+                assert store.create(key(1), record(owner=key(number)[-16:])) is True
+                assert store.delete(key(1)) is True
             # Fifty thousand numbers in a list would be two megabytes.
             assert tracemalloc.get_traced_memory()[0] < 500_000
         finally:
