@@ -70,6 +70,9 @@ class FileLock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not self._is_the_one_at_path():
+                    self.close()
+                    continue
                 # flock cannot wait for a limited time, so this asks again and again.
                 clock = time.monotonic()
                 deadline = deadline or clock + timeout

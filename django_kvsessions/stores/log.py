@@ -177,5 +177,6 @@ def find_record(log: LogFile, start: int, stop: int) -> int | None:
 
 
 def damaged_key(log: LogFile, start: int) -> bytes:
-    """What stands where a damaged record had its key."""
-    return log.read(KEY_SIZE, start + 8)
+    """What a damaged record still says of its key; empty where it says nothing."""
+    head = log.read(8 + KEY_SIZE, start)
+    return head[8:] if head.startswith(_KEY_SIZE_BYTES) else b""

@@ -125,16 +125,21 @@ class Generation:
         self.index: dict[bytes, int] = {}
         self.end = len(logfile.FILE_HEADER)
         self.damaged = False
+        self.moved = (0, 0)
         #: Up to this size of the log a compaction cannot be worth it.
         self.compact_from = GARBAGE_FLOOR
 
-    def successor(self, log: LogFile, end: int) -> Generation:
-        """The same records, going on in another file from ``end``."""
+    def successor(self, log: LogFile, copied_end: int, end: int) -> Generation:
+        """The same records, going on from ``end`` in another file.
+
+        Up to ``copied_end`` each key is in it at most once.
+        """
         following = Generation(log)
         following.flag = 1 - self.flag
         following.logs = [log, self.log] if self.flag else [self.log, log]
         following.index = self.index
         following.end = end
+        following.moved = (copied_end, end)
         return following
 
     @property
@@ -444,6 +449,11 @@ class SemidbmStore(Store):
                 if log is None:
                     return None
                 generation = self._generation = self._succeed(generation, log)
+                if generation.is_moving:
+                    self._mover = threading.Thread(
+                        target=self._move, args=(generation,), daemon=True
+                    )
+                    self._mover.start()
             size = generation.log.size()
             if size >= generation.end:
                 generation.parse(size)
@@ -474,12 +484,7 @@ class SemidbmStore(Store):
             if (former_inode, inode) == (former.log.inode, log.inode):
                 former.parse(former_end)
                 if former.end == former_end:
-                    generation = former.successor(log, end)
-                    self._mover = threading.Thread(
-                        target=self._move, args=(generation, copied_end, end), daemon=True
-                    )
-                    self._mover.start()
-                    return generation
+                    return former.successor(log, copied_end, end)
         return Generation(log)
 
     def _owner(self, key: bytes) -> bytes:
@@ -722,10 +727,13 @@ class SemidbmStore(Store):
             logger.exception("Compacting %s failed; it will be tried again.", self._data_path)
 
     def _compact(self) -> None:
-        self._current()
-        if self._mover is not None:
-            self._mover.join()
         generation = self._current()
+        if generation.is_moving:
+            assert self._mover is not None
+            self._mover.join()
+            generation = self._current()
+        if generation.is_moving:
+            raise OSError(f"{self._data_path} is still following the last compaction")
         path = os.path.join(self.path, "data.new")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # left by a compaction that was killed
@@ -809,13 +817,17 @@ class SemidbmStore(Store):
             return None
         return _SUCCESSION.unpack(numbers)
 
-    def _move(self, generation: Generation, copied_end: int, end: int) -> None:
+    def _move(self, generation: Generation) -> None:
         """Point the index at the compacted file, a little at a time."""
+        copied_end, end = generation.moved
         try:
             # A key may repeat in what was copied from the tail: the last one counts.
             tail: dict[bytes, int] = {}
             for key, start, _, size, expires in logfile.read_log(generation.log, copied_end, end):
-                tail[key] = generation.entry(expires, start, size)
+                if size > 0:
+                    tail[key] = generation.entry(expires, start, size)
+                else:
+                    tail.pop(key, None)
             self._place(generation, tail)
             batch: dict[bytes, int] = {}
             first = len(logfile.FILE_HEADER)
