@@ -20,7 +20,7 @@ is; a test that cannot apply is not collected (it is never passed silently).
 The sizes say how much the tests do: lower them for a slow server, raise them
 to put a store under stress. pytest and freezegun must be installed. For
 readable failures, put ``pytest.register_assert_rewrite("django_kvsessions.testing")``
-into conftest.py, before this module is imported.
+into conftest.py, before anything imports this module.
 """
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ from django_kvsessions.testing_processes import (
     KillRun,
     MakeStore,
     Process,
-    clean_until_stopped,
+    clean_from,
     count_up,
     create_keys,
     fork_and_kill,
     increment,
     make_key,
     next_count,
+    opened,
     run_processes,
     wait_until,
     write_from,
@@ -198,8 +199,9 @@ class Kit:
     uses_local_clock = True
     #: Expired records go without ``delete_expired``, which may then yield nothing.
     removes_expired_itself = False
-    #: The shortest life, in seconds, that the store keeps to; used on the real clock.
-    min_expiry_seconds = 0.1
+    #: The life, in seconds, of records that a test waits for on the real clock: the
+    #: shortest that the store can keep, but time enough to create one and touch it.
+    min_expiry_seconds = 0.3
     #: How exactly an expiry is kept, in seconds.
     expiry_resolution = 0.001
     #: The author may override this with a fixture that gives a callable without
@@ -433,19 +435,15 @@ class Basics(Kit):
         both.create(make_key(2), record)
         both.delete(make_key(2))
         both.close()
-        again = make_store()
-        try:
+        with opened(make_store) as again:
             self.assert_same(again.load(make_key(1)), record)
             assert again.load(make_key(2)) is None
-        finally:
-            again.close()
 
     @requires(shared_between_processes=True)
     def test_two_stores_on_the_same_data_see_each_other(
         self, both: Store, make_store: MakeStore
     ) -> None:
-        other = make_store()
-        try:
+        with opened(make_store) as other:
             record = self.make_record(owner=ALICE)
             assert both.create(make_key(1), record) is True
             assert other.create(make_key(1), record) is False
@@ -457,8 +455,6 @@ class Basics(Kit):
             assert other.delete(make_key(1)) is True
             self.assert_absent(both, make_key(1))
             assert both.touch(make_key(1), time.time() + LONG) is False
-        finally:
-            other.close()
 
 
 class Values(Kit):
@@ -610,8 +606,8 @@ class Expiry(Kit):
 
     def test_replace_moves_the_expiry(self, both: Store, clock: Clock) -> None:
         both.create(make_key(1), self.make_record(expires=clock.soon()))
-        both.create(make_key(2), self.make_record(expires=clock.now() + LONG))
         both.replace(make_key(1), self.make_record(expires=clock.now() + LONG, revision=2))
+        both.create(make_key(2), self.make_record(expires=clock.now() + LONG))
         both.replace(make_key(2), self.make_record(expires=clock.soon(), revision=2))
         clock.outlive()
         assert both.load(make_key(1)) is not None
@@ -634,13 +630,14 @@ class CleanUp(Kit):
 
     def fill(self, store: Store, clock: Clock) -> None:
         """``expired_records`` that have expired, and three live ones, two of them renewed."""
+        alive = self.make_record(expires=clock.now() + LONG)
+        store.create(make_key("touched"), self.make_record(expires=clock.soon()))
+        assert store.touch(make_key("touched"), alive.expires)
+        store.create(make_key("replaced"), self.make_record(expires=clock.soon()))
+        assert store.replace(make_key("replaced"), alive)
         for number in range(self.expired_records):
             store.create(make_key(number), self.make_record(expires=clock.soon(), owner=ALICE))
-        store.create(make_key("touched"), self.make_record(expires=clock.soon()))
-        store.create(make_key("replaced"), self.make_record(expires=clock.soon()))
-        assert store.touch(make_key("touched"), clock.now() + LONG)
-        store.replace(make_key("replaced"), self.make_record(expires=clock.now() + LONG))
-        store.create(make_key("alive"), self.make_record(expires=clock.now() + LONG, owner=ALICE))
+        store.create(make_key("alive"), alive._replace(owner=ALICE))
         clock.outlive()
 
     def assert_only_live_ones_left(self, store: Store) -> None:
@@ -711,6 +708,19 @@ class CleanUp(Kit):
     ) -> None:
         self.fill(store, clock)
         removed = self.race(*[lambda: sum(store.delete_expired(batch_size=3))] * 2)
+        assert sum(removed) == self.expired_records
+        self.assert_only_live_ones_left(store)
+
+    @requires(shared_between_processes=True, removes_expired_itself=False)
+    def test_two_stores_that_clean_up_at_once_remove_each_record_once(
+        self, store: Store, make_store: MakeStore, clock: Clock
+    ) -> None:
+        self.fill(store, clock)
+        with opened(make_store) as other:
+            removed = self.race(
+                lambda: sum(store.delete_expired(batch_size=3)),
+                lambda: sum(other.delete_expired(batch_size=3)),
+            )
         assert sum(removed) == self.expired_records
         self.assert_only_live_ones_left(store)
 
@@ -1148,10 +1158,9 @@ class Processes(Kit):
             self.kill_processes,
             self.kill_threads,
             self.kill_keys,
-            self.min_expiry_seconds,
             self.patience,
         )
-        cleaner = Process(tmp_path / "cleaner", clean_until_stopped, make_store, run)
+        cleaner = Process(tmp_path / "cleaner", clean_from, make_store, run)
         writers = {
             number: Process(tmp_path / f"writer-{number}-0", write_from, make_store, run, number)
             for number in range(self.kill_processes)
@@ -1169,8 +1178,9 @@ class Processes(Kit):
             for number in range(self.kill_processes):
                 run.wait_for_writes(number)
             run.stop()
-            for process in (*writers.values(), cleaner):
+            for process in writers.values():
                 process.result(self.patience)
+            assert cleaner.result(self.patience) > 0 or self.removes_expired_itself
         finally:
             run.stop()
             for process in (*writers.values(), cleaner):
@@ -1186,11 +1196,13 @@ class Processes(Kit):
             self.kill_processes + 1,
             self.kill_threads,
             self.kill_keys,
-            self.min_expiry_seconds,
             self.patience,
         )
         parent = Process(tmp_path / "parent", fork_and_kill, make_store, run, self.kills)
-        parent.result(self.patience)
+        try:
+            assert parent.result(2 * self.patience) > 0 or self.removes_expired_itself
+        finally:
+            parent.kill()
         run.assert_nothing_lost(store)
 
 

@@ -164,14 +164,12 @@ class KillRun:
         processes: int,
         threads: int,
         keys: int,
-        short_life: float,
         patience: float,
     ) -> None:
         self.folder = folder
         self.processes = processes
         self.threads = threads
         self.keys = keys
-        self.short_life = short_life
         self.patience = patience
 
     def writers(self, process: int) -> range:
@@ -247,7 +245,7 @@ class KillRun:
         padding = os.urandom(random.choice((0, 50, 500, 5000)))
         return Record(
             b"%d/%d %d %b" % (writer, number, counter, padding),
-            time.time() + (self.short_life if short else LONG),
+            time.time() + (random.choice((0.001, 0.01, 0.1)) if short else LONG),
             counter,
             b"%016d" % writer,
         )
@@ -373,31 +371,46 @@ def write_from(make_store: MakeStore, run: KillRun, process: int) -> None:
         run_writers(store, run, process)
 
 
-def clean_until_stopped(make_store: MakeStore, run: KillRun) -> None:
-    with opened(make_store) as store:
+def clean(store: Store, run: KillRun) -> int:
+    """Clean up until the run stops; how many records that removed."""
+    removed = 0
+    try:
         while not run.stopped():
             for count in store.delete_expired(batch_size=5):
                 assert count <= 5
+                removed += count
             time.sleep(0.005)
+    except BaseException:
+        run.fail(f"Cleaning up:\n{traceback.format_exc()}")
+    return removed
 
 
-def fork_and_kill(make_store: MakeStore, run: KillRun, kills: int) -> None:
-    """Fork writers that use this process's open store, while it goes on using it."""
+def clean_from(make_store: MakeStore, run: KillRun) -> int:
+    with opened(make_store) as store:
+        return clean(store, run)
+
+
+def fork_and_kill(make_store: MakeStore, run: KillRun, kills: int) -> int:
+    """Fork writers that use this process's open store, while it writes and cleans up itself."""
     # Forking under threads is what a preloading server does, and what is tested here.
     warnings.simplefilter("ignore", DeprecationWarning)
+    own = run.processes - 1
+    removed: list[int] = []
+    children: dict[int, int] = {}
     with opened(make_store) as store:
-        own = run.processes - 1
-        ours = threading.Thread(target=run_writers, args=(store, run, own))
-        ours.start()
-        run.wait_for_writes(own)
-        children: dict[int, int] = {}
+        threads = [
+            threading.Thread(target=run_writers, args=(store, run, own)),
+            threading.Thread(target=lambda: removed.append(clean(store, run))),
+        ]
+        for thread in threads:
+            thread.start()
         try:
+            run.wait_for_writes(own)
             for number in range(own):
                 children[number] = fork_writers(store, run, number)
             for kill in range(kills):
                 victim = kill % own
                 run.wait_for_writes(victim)
-                assert sum(store.delete_expired(batch_size=5)) >= 0
                 os.kill(children[victim], signal.SIGKILL)
                 assert os.waitpid(children.pop(victim), 0)[1] == signal.SIGKILL
                 children[victim] = fork_writers(store, run, victim)
@@ -405,10 +418,12 @@ def fork_and_kill(make_store: MakeStore, run: KillRun, kills: int) -> None:
                 run.wait_for_writes(number)
         finally:
             run.stop()
-            ours.join()
+            for thread in threads:
+                thread.join()
             for child in children.values():
                 os.waitpid(child, 0)
-        run.assert_no_failure()
+    run.assert_no_failure()
+    return removed[0]
 
 
 def fork_writers(store: Store, run: KillRun, process: int) -> int:
