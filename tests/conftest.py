@@ -1,4 +1,4 @@
-"""What every test starts from: no stores in use, none left behind."""
+"""What every test starts from, and which of them tox leaves out on most Djangos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ import pytest
 from django_kvsessions.stores import stores
 
 pytest.register_assert_rewrite("django_kvsessions.testing")
+
+#: Test modules that run whole programs.
+PROGRAMS = {"test_benchmarks", "test_demo"}
+#: Test modules of code that meets nothing of Django but its settings and errors.
+SAME_ON_EVERY_DJANGO = {
+    "test_layered",
+    "test_lmdb",
+    "test_memory",
+    "test_merging",
+    "test_redis",
+    "test_semidbm",
+    "test_serializers",
+    "test_testing",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in PROGRAMS:
+            item.add_marker("slow")
+        if item.path.stem in SAME_ON_EVERY_DJANGO:
+            item.add_marker("same")
 
 
 @pytest.fixture(autouse=True)
