@@ -849,14 +849,17 @@ class AsyncMethods(Kit):
                     store.acreate(key, self.make_record()),
                     store.areplace(key, self.make_record(revision=2), expected=1),
                     store.atouch(key, time.time() + 2 * LONG),
-                    store.aload(make_key("absent")),
                     store.adelete(key),
+                    store.aload(make_key("absent")),
                 )
             ]
             await store.aclose()
             return inline
 
-        assert asyncio.run(main()) == [store.is_nonblocking] * 5
+        *writes, load = asyncio.run(main())
+        assert writes == [store.is_nonblocking] * 4
+        # Writes may have to wait for the disk where loads do not.
+        assert load or not store.is_nonblocking
 
     def test_one_event_loop_after_another_may_use_the_store(self, store: Store) -> None:
         # As asgiref's async_to_sync does: each call of it is a loop of its own.
