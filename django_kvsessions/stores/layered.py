@@ -24,6 +24,7 @@ logger = logging.getLogger("django_kvsessions")
 
 # Before the data of a cached copy: expiry, revision and size of the owner.
 _HEADER = struct.Struct(">dQB")
+#: Keys that are remembered while the cache fails; beyond, the oldest are forgotten.
 _DISTRUSTED = 100_000
 
 
@@ -35,6 +36,7 @@ class LayeredStore(Store):
     any other that shares its cache; where each process has a cache of its own,
     the others may serve it for up to ``max_age`` seconds. A cache that fails is
     a miss and a line in the log; a store that fails raises as it always does.
+    The machines that share a cache need clocks that agree to well within ``max_age``.
     """
 
     # How a copy gets into the cache: a marker with a random revision goes first,
@@ -76,7 +78,8 @@ class LayeredStore(Store):
         self.max_age = max_age
         self._cache = cache
         self._store = store
-        self._distrusted: MemoryStore | None = None
+        self._distrusted = MemoryStore(max_entries=_DISTRUSTED)
+        self._distrusts = False
 
     @property
     def cache(self) -> Store:
@@ -229,14 +232,13 @@ class LayeredStore(Store):
     # All other processes may serve it until it is too old, but not this one.
 
     def _distrust(self, key: bytes) -> None:
-        if self._distrusted is None:
-            self._distrusted = MemoryStore(max_entries=_DISTRUSTED)
         _, marker = self._marker()
         self._distrusted.delete(key)
         self._distrusted.create(key, marker)
+        self._distrusts = True
 
     def _is_distrusted(self, key: bytes) -> bool:
-        return self._distrusted is not None and self._distrusted.load(key) is not None
+        return self._distrusts and self._distrusted.load(key) is not None
 
     def _report(self, error: Exception) -> None:
         if isinstance(error, ImproperlyConfigured):
