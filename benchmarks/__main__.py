@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -35,8 +36,13 @@ def main() -> None:
         },
         "notes": [f"{skipped} (--skip)" for skipped in options.skip],
     }
+    stopped = False
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="sessions-") as folder:
-        measure(options, contenders, Path(folder), results)
+        try:
+            measure(options, contenders, Path(folder), results)
+        except KeyboardInterrupt:
+            stopped = True
+            results["notes"].append("what was to follow when the run was stopped")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(render(results), end="")
@@ -44,6 +50,8 @@ def main() -> None:
         from benchmarks.plot import plot
 
         plot(results, options.plot)
+    if stopped:
+        sys.exit(130)
 
 
 def measure(

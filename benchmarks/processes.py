@@ -136,8 +136,13 @@ class Arena:
     def _each(self, action: Callable[[Population], None], title: str) -> None:
         with ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(action, one) for one in self.populations]
-            for future in progress(futures, title):
-                future.result()
+            try:
+                for future in progress(futures, title):
+                    future.result()
+            except BaseException:
+                # Those that have not begun need not run only to be thrown away.
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def close(self) -> None:
         for one in self.populations:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,31 @@ def test_nothing_is_left_behind(tiny_run: tuple[dict[str, Any], str, Path]) -> N
     assert {path.name for path in folder.iterdir()} == {"results.json", "results.png"}
 
 
+def test_stopped_run_says_so_and_cleans_up(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--engines=file",
+        "--sizes=1000",
+        f"--folder={tmp_path}",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: any(tmp_path.glob("*/file-1000/files/*")))
+        run.terminate()
+        output, _ = run.communicate(timeout=LIMIT)
+    assert run.returncode == 130
+    assert "when the run was stopped" in output
+    assert not any(tmp_path.iterdir())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_typical_session_is_600_bytes_of_json() -> None:
     sizes = {len(json.dumps(session_data(number))) for number in range(0, 10**6, 9973)}
     assert min(sizes) > 550
@@ -97,6 +124,8 @@ def test_typical_session_is_600_bytes_of_json() -> None:
 
 BULK = """
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from freezegun import freeze_time
 from benchmarks.engines import CONTENDERS

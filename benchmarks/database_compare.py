@@ -1,0 +1,282 @@
+"""``python -m benchmarks.database_compare``: this engine in a database beside Django's db engine.
+
+Both take turns on one server, so what to read are the ratios. ``--clean-up ROWS`` measures
+instead how long the saves of another process take while a tenth of so many rows is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+from django.db import connection, transaction
+
+from benchmarks.sample import session_data, session_key
+from testservers.mysql import django_database as mysql_database
+from testservers.mysql import mariadb_server
+from testservers.postgres import django_database as postgres_database
+from testservers.postgres import postgres_server
+
+OURS = "kvsessions"
+DJANGO = "db"
+OPERATIONS = ("create", "load", "save", "delete")
+STORE = "django_kvsessions.stores.database.DatabaseStore"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--database", choices=DATABASES, default="postgres")
+    parser.add_argument("--sessions", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=int, default=300)
+    parser.add_argument("--clean-up", type=int, metavar="ROWS")
+    options = parser.parse_args()
+    with DATABASES[options.database]() as database:
+        configure(database)
+        if options.clean_up is not None:
+            clean_up(database, options.clean_up)
+        else:
+            report(measure(options.sessions, options.rounds, options.batch))
+        connection.close()
+
+
+@contextmanager
+def postgres() -> Iterator[dict[str, Any]]:
+    with postgres_server(durable=True) as server:
+        yield postgres_database(server)
+
+
+@contextmanager
+def mysql() -> Iterator[dict[str, Any]]:
+    with mariadb_server(durable=True) as server:
+        yield mysql_database(server)
+
+
+@contextmanager
+def sqlite(**options: Any) -> Iterator[dict[str, Any]]:
+    """As Django sets it up by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": str(Path(folder) / "db.sqlite3"),
+            "CONN_MAX_AGE": None,
+            "OPTIONS": options,
+        }
+
+
+@contextmanager
+def sqlite_wal() -> Iterator[dict[str, Any]]:
+    command = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
+    with sqlite(init_command=command, transaction_mode="IMMEDIATE", timeout=20) as database:
+        yield database
+
+
+DATABASES: dict[str, Callable[[], Any]] = {
+    "postgres": postgres,
+    "mysql": mysql,
+    "sqlite": sqlite,
+    "sqlite-wal": sqlite_wal,
+}
+
+
+def configure(database: dict[str, Any]) -> None:
+    settings.configure(
+        SECRET_KEY="benchmark",
+        USE_TZ=True,
+        DATABASES={"default": database},
+        INSTALLED_APPS=["django.contrib.sessions", "django_kvsessions"],
+        SESSION_ENGINE="django_kvsessions.engine",
+        SESSION_STORES={"default": {"BACKEND": STORE, "LOCATION": "default"}},
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+
+
+def measure(sessions: int, rounds: int, batch: int) -> dict[tuple[str, str], list[float]]:
+    """Microseconds of each operation and engine, one figure a round."""
+    from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
+    from django.core.management import call_command
+
+    from django_kvsessions.engine import SessionStore
+
+    call_command("migrate", verbosity=0)
+    engines: dict[str, Any] = {OURS: SessionStore, DJANGO: DatabaseSession}
+    for engine in engines.values():
+        for number in range(sessions):
+            create(engine, number)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+    times: dict[tuple[str, str], list[float]] = {}
+    for turn in range(rounds):
+        numbers = random.choices(range(sessions), k=batch)
+        new = range(sessions + turn * batch, sessions + (turn + 1) * batch)
+        order = list(engines)
+        random.shuffle(order)
+        for operation in OPERATIONS:
+            for name in order:
+                chosen = new if operation in ("create", "delete") else numbers
+                taken = timed(engines[name], operation, chosen) / batch
+                times.setdefault((operation, name), []).append(taken * 1e6)
+    return times
+
+
+def create(engine: Any, number: int) -> None:
+    session = engine(session_key(number))
+    session._session_cache = session_data(number)
+    session.save(must_create=True)
+
+
+def timed(engine: Any, operation: str, numbers: Any) -> float:
+    """Seconds for the operation on all these sessions."""
+    prepared = []
+    for number in numbers:
+        session = engine(session_key(number))
+        if operation == "save":
+            session["visits"] = session.get("visits", 0) + 1
+        prepared.append(session)
+    calls: dict[str, Callable[[Any, int], Any]] = {
+        "create": lambda session, number: create(engine, number),
+        "load": lambda session, number: session.load(),
+        "save": lambda session, number: session.save(),
+        "delete": lambda session, number: session.delete(),
+    }
+    call = calls[operation]
+    started = time.perf_counter()
+    for session, number in zip(prepared, numbers, strict=True):
+        call(session, number)
+    return time.perf_counter() - started
+
+
+def report(times: dict[tuple[str, str], list[float]]) -> None:
+    print("us, median (least), and how many times ours is faster by medians (by least)")
+    for operation in OPERATIONS:
+        ours, theirs = times[operation, OURS], times[operation, DJANGO]
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        print(
+            f"{operation:7} {OURS} {statistics.median(ours):.0f} ({min(ours):.0f}) | "
+            f"{DJANGO} {statistics.median(theirs):.0f} ({min(theirs):.0f}) "
+            f"{ratio:.2f}x ({min(theirs) / min(ours):.2f}x)"
+        )
+
+
+# A clean-up, and what others feel of it
+
+
+def clean_up(database: dict[str, Any], rows: int) -> None:
+    """A tenth has expired: two clean-ups at once, and another process that saves."""
+    from django_kvsessions.stores import stores
+
+    store = stores["default"]
+    store.setup()
+    fill(rows)
+    print(f"{rows} rows: {store.stats()}")
+    report_waits("no clean-up", waits_during(database, rows, lambda: time.sleep(5)))
+    removed: list[int] = []
+    started = time.perf_counter()
+    waits = waits_during(database, rows, lambda: clean_twice(removed))
+    seconds = time.perf_counter() - started
+    report_waits("two clean-ups", waits)
+    print(f"{' + '.join(map(str, removed))} = {sum(removed)} removed in {seconds:.1f} s")
+    print(store.stats())
+
+
+def fill(rows: int) -> None:
+    """Every tenth row has expired."""
+    from django_kvsessions.stores.base import Record
+    from django_kvsessions.stores.database import DatabaseStore
+
+    table = DatabaseStore()._table
+    data = bytes(random.randrange(256) for _ in range(400))
+    for start in range(0, rows, 10_000):
+        values = []
+        for number in range(start, min(start + 10_000, rows)):
+            life = -random.uniform(1, 1e6) if number % 10 == 0 else random.uniform(1e5, 1e6)
+            record = Record(data, time.time() + life, number)
+            values.append((store_key(number), *record[:3], table.nobody))
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.executemany(table.insert, values)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+
+
+def store_key(number: int) -> bytes:
+    return hashlib.blake2b(b"%d" % number, digest_size=32).digest()
+
+
+def clean_twice(removed: list[int]) -> None:
+    def clean() -> None:
+        from django_kvsessions.stores import stores
+
+        removed.append(sum(stores["default"].delete_expired()))
+        connection.close()
+
+    threads = [threading.Thread(target=clean) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def waits_during(
+    database: dict[str, Any], rows: int, action: Callable[[], object]
+) -> list[float]:
+    """Seconds of each save that another process made meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    stop, ready, results = context.Event(), context.Event(), context.SimpleQueue()
+    saving = context.Process(target=save, args=(database, rows, stop, ready, results))
+    saving.start()
+    try:
+        ready.wait(60)
+        action()
+    finally:
+        stop.set()
+    waits: list[float] = results.get()
+    saving.join()
+    return waits
+
+
+def save(database: dict[str, Any], rows: int, stop: Event, ready: Event, results: Any) -> None:
+    """Save live sessions, one after the other; how long each took."""
+    configure(database)
+    from django_kvsessions.stores import stores
+    from django_kvsessions.stores.base import Record
+
+    store = stores["default"]
+    waits = []
+    while not stop.is_set():
+        number = random.randrange(rows // 10) * 10 + random.randrange(1, 10)
+        record = Record(b"x" * 400, time.time() + 1e6, random.getrandbits(63))
+        started = time.perf_counter()
+        replaced = store.replace(store_key(number), record)
+        waits.append(time.perf_counter() - started)
+        assert replaced
+        ready.set()
+    connection.close()
+    results.put(waits)
+
+
+def report_waits(title: str, waits: list[float]) -> None:
+    waits = sorted(waits)
+    print(
+        f"{title}: {len(waits)} saves, median {statistics.median(waits) * 1e3:.2f} ms, "
+        f"p99.9 {waits[int(len(waits) * 0.999)] * 1e3:.1f} ms, longest {waits[-1] * 1e3:.1f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
