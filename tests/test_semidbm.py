@@ -816,19 +816,22 @@ def test_opening_leaves_no_trace_before_the_first_use(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_store_that_is_dropped_takes_its_threads_with_it(
+def test_a_store_that_is_idle_ends_its_threads(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SYNC_INTERVAL", 0.05)
     monkeypatch.setattr(module, "IDLE_SYNCER", 0.1)
-    before = threading.active_count()
+
+    def threads() -> int:
+        return sum(thread.name.endswith(str(folder)) for thread in threading.enumerate())
+
     store = SemidbmStore(folder)
     store.create(key(1), record(1))
-    assert threading.active_count() == before + 1
+    assert threads() == 1
     deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while threads() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert threading.active_count() == before
+    assert threads() == 0
     store.create(key(2), record(2))
-    assert threading.active_count() == before + 1
+    assert threads() == 1
     store.close()

@@ -450,10 +450,7 @@ class SemidbmStore(Store):
                     return None
                 generation = self._generation = self._succeed(generation, log)
                 if generation.is_moving:
-                    self._mover = threading.Thread(
-                        target=self._move, args=(generation,), daemon=True
-                    )
-                    self._mover.start()
+                    self._mover = self._start("move", self._move, generation)
             size = generation.log.size()
             if size >= generation.end:
                 generation.parse(size)
@@ -609,7 +606,13 @@ class SemidbmStore(Store):
             self._sync_soon()
         if generation.may_need_compaction and time.monotonic() >= self._next_compaction:
             self._next_compaction = time.monotonic() + COMPACTION_PAUSE
-            threading.Thread(target=self._compact_in_background, daemon=True).start()
+            self._start("compact", self._compact_in_background)
+
+    def _start(self, purpose: str, function: Callable[..., None], *args: Any) -> threading.Thread:
+        name = f"django_kvsessions {purpose} {self.path}"
+        thread = threading.Thread(target=function, args=args, name=name, daemon=True)
+        thread.start()
+        return thread
 
     # Syncing
 
@@ -627,8 +630,7 @@ class SemidbmStore(Store):
         with self._syncing:
             self._unsynced.set()
             if self._syncer is None:
-                self._syncer = threading.Thread(target=self._sync_in_background, daemon=True)
-                self._syncer.start()
+                self._syncer = self._start("sync", self._sync_in_background)
 
     def _sync_in_background(self) -> None:
         while True:

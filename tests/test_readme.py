@@ -1,0 +1,78 @@
+"""The README's examples run, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.core.checks import run_checks
+from django.utils.module_loading import import_string
+
+from django_kvsessions import conf
+from django_kvsessions.engine import SessionStore
+from django_kvsessions.stores.base import Store
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> dict[str, Any]:
+    """The names that the examples define, one after the other."""
+    names: dict[str, Any] = {
+        "BASE_DIR": tmp_path,
+        "request": SimpleNamespace(session=SessionStore()),
+    }
+    for block in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "README.md", "exec", dont_inherit=True), names)
+    return names
+
+
+def test_the_examples_run(examples: dict[str, Any]) -> None:
+    assert examples["number"] == 1
+    assert examples["request"].session.mutate(examples["take_ticket"]) == 2
+    assert examples["count_view"](examples["request"]) == 1
+    assert examples["count_view"](examples["request"]) == 2
+    guest = examples["guest"].get(examples["request"].session)
+    assert guest.first_seen < guest.last_seen
+
+
+def test_the_settings_of_the_examples_are_sound(
+    examples: dict[str, Any], settings: LazySettings
+) -> None:
+    settings.SESSION_ENGINE = examples["SESSION_ENGINE"]
+    settings.SESSION_STORES = examples["SESSION_STORES"]
+    assert [m for m in run_checks() if (m.id or "").startswith("kvsessions")] == []
+
+
+def test_every_setting_is_in_the_table() -> None:
+    named = set(re.findall(r"^\| `(SESSION_\w+)` \|", README, re.MULTILINE))
+    source = Path(conf.__file__).read_text()
+    assert set(re.findall(r'"(SESSION_\w+)"', source)) <= named
+
+
+def test_every_store_is_in_the_table() -> None:
+    stores = ROOT / "django_kvsessions" / "stores"
+    defined = {
+        f"{path.stem}.{name}"
+        for path in stores.glob("*.py")
+        for name in re.findall(r"^class (\w+Store)\(Store\)", path.read_text(), re.MULTILINE)
+    }
+    listed = set(re.findall(r"^\| `(\w+\.\w+Store)`", README, re.MULTILINE))
+    assert listed == defined
+    for name in listed:
+        assert issubclass(import_string(f"django_kvsessions.stores.{name}"), Store)
+
+
+def test_the_pictures_are_there() -> None:
+    for target in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
+        assert (ROOT / target.split("#")[0]).exists(), target
+
+
+def test_the_commands_at_the_top_are_those_that_ci_runs() -> None:
+    assert "python -m pip install tox && tox\n" in README
+    assert "python -m pip install tox && tox" in (ROOT / ".ci" / "run").read_text()
