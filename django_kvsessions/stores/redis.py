@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-# A record is one string: when it expires, its revision, 8 random bytes of the write, the
-# length of the owner, the owner, the data. A touch rewrites the first 8 bytes alone. By
-# the random ones a write that is sent again, its answer lost, knows that it was done.
-HEADER = struct.Struct(">dQ8sB")
+# A record is one string: when it expires, its revision, 8 random bytes of the write, until
+# when its owner's index lists it, the length of the owner, the owner, the data. A touch
+# rewrites the first 8 bytes alone. By the random ones a write that is sent again, its
+# answer lost, knows that it was done.
+HEADER = struct.Struct(">dQ8sdB")
 REVISION = struct.Struct(">Q")
 TIME = struct.Struct(">d")
 
 # Every script gets one key, because a cluster runs no other, and the caller's clock,
 # because a record ends by it: the server's TTL only sweeps up.
 LIVE = """
-local head = redis.call('GETRANGE', KEYS[1], 0, 40)
+local head = redis.call('GETRANGE', KEYS[1], 0, 48)
 local there = head ~= ''
-if #head < 25 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then head = nil end
+if #head < 33 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then head = nil end
 """
 # A replica would say of what has not reached it yet that it is gone. A write, even
 # one that changes nothing, makes it say that it is read-only instead.
@@ -59,17 +60,29 @@ if head then return head:sub(17, 24) == ARGV[2]:sub(17, 24) and 1 or 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-# ARGV: now, value, ttl, the revision it must have, or nothing.
+# ARGV: now, value, ttl, the revision it must have, or nothing. Returns 2 where the owner's
+# index has to be told first: it does not list the session, or not for long enough.
 REPLACE = f"""{LIVE}{GONE}
-if head:sub(17, 24) == ARGV[2]:sub(17, 24) then return 1 end
+local value, listed = ARGV[2], nil
+if head:sub(17, 24) == value:sub(17, 24) then return 1 end
 if ARGV[4] ~= '' and head:sub(9, 16) ~= ARGV[4] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+if value:byte(33) > 0 and struct.unpack('>d', value, 25) == 0 then
+  listed = head:sub(25, 32)
+  if value:sub(33, 49) ~= head:sub(33, 49) then return 2 end
+  if struct.unpack('>d', value) > struct.unpack('>d', listed) then return 2 end
+end
+redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
+if listed then redis.call('SETRANGE', KEYS[1], 24, listed) end
 return 1
 """
-# ARGV: now, expires, ttl, the owner it must have. Returns the owner where it is another.
+# ARGV: now, expires, ttl, the owner whose index was told, until when it lists the session.
+# Returns the owner where it has to be told first.
 TOUCH = f"""{LIVE}{GONE}
-local owner = head:sub(26, 25 + head:byte(25))
-if owner ~= ARGV[4] then return owner end
+local owner = head:sub(34, 33 + head:byte(33))
+if owner ~= '' and struct.unpack('>d', ARGV[2]) > struct.unpack('>d', head, 25) then
+  if owner ~= ARGV[4] then return owner end
+  redis.call('SETRANGE', KEYS[1], 24, ARGV[5])
+end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -77,10 +90,10 @@ return 1
 # ARGV: now. Returns the owner of a live one.
 DELETE = f"""{LIVE}
 redis.call('DEL', KEYS[1])
-return head and head:sub(26, 25 + head:byte(25))
+return head and head:sub(34, 33 + head:byte(33))
 """
-# The sessions of an owner, by expiry. ARGV: now, ttl, expires, key.
-REMEMBER = """
+# An owner's index: sessions by until when they are listed. ARGV: now, ttl, until, key.
+LIST = """
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', (struct.unpack('>d', ARGV[1])))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
@@ -90,10 +103,11 @@ return 1
 """
 DIGESTS = {
     script: sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
-    for script in (CREATE, REPLACE, TOUCH, DELETE, REMEMBER)
+    for script in (CREATE, REPLACE, TOUCH, DELETE, LIST)
 }
 SCRIPTS = {digest: script.encode() for script, digest in DIGESTS.items()}
 
+TELL_INDEX = 2
 # Names and records read at once while scanning: 32 of the largest records are 32 MiB.
 NAMES = 1000
 PAGE = 32
@@ -185,9 +199,9 @@ class RedisStore(Store):
 
     def _create(self, key: bytes, record: Record) -> Steps[bool]:
         self.check_record(key, record)
-        remember = self._remember(key, record.owner, record.expires)
-        script = _script(CREATE, self._name(key), _value(record), _ttl(record.expires))
-        [*_, created] = yield from self._exchange([*remember, script])
+        until = _until(record)
+        script = _script(CREATE, self._name(key), _value(record, until), _ttl(record.expires))
+        [*_, created] = yield from self._exchange([*self._list(key, record.owner, until), script])
         return bool(created)
 
     def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
@@ -198,10 +212,16 @@ class RedisStore(Store):
 
     def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
         self.check_record(key, record)
-        remember = self._remember(key, record.owner, record.expires)
+        name, ttl = self._name(key), _ttl(record.expires)
         condition = b"" if expected is None else REVISION.pack(expected)
-        script = _script(REPLACE, self._name(key), _value(record), _ttl(record.expires), condition)
-        [*_, replaced] = yield from self._exchange([*remember, script])
+        script = _script(REPLACE, name, _value(record, 0), ttl, condition)
+        [replaced] = yield from self._exchange([script])
+        if replaced == TELL_INDEX:
+            until = _until(record)
+            script = _script(REPLACE, name, _value(record, until), ttl, condition)
+            [_, replaced] = yield from self._exchange(
+                [*self._list(key, record.owner, until), script]
+            )
         return bool(replaced)
 
     def touch(self, key: bytes, expires: float) -> bool:
@@ -213,11 +233,11 @@ class RedisStore(Store):
     def _touch(self, key: bytes, expires: float) -> Steps[bool]:
         self.check_key(key)
         owner = b""
+        until = _later(expires)
         while True:
-            # The owner's index has to know first: it must never forget a live session.
-            remember = self._remember(key, owner, expires)
-            script = _script(TOUCH, self._name(key), TIME.pack(expires), _ttl(expires), owner)
-            [*_, reply] = yield from self._exchange([*remember, script])
+            arguments = TIME.pack(expires), _ttl(expires), owner, TIME.pack(until)
+            script = _script(TOUCH, self._name(key), *arguments)
+            [*_, reply] = yield from self._exchange([*self._list(key, owner, until), script])
             if not isinstance(reply, bytes):
                 return bool(reply)
             owner = reply
@@ -330,11 +350,12 @@ class RedisStore(Store):
     def _index(self, owner: bytes) -> bytes:
         return b"%bo:%b" % (self._prefix, owner.hex().encode())
 
-    def _remember(self, key: bytes, owner: bytes, expires: float) -> list[Command]:
-        """What enters a session in its owner's index, before it is written itself."""
+    def _list(self, key: bytes, owner: bytes, until: float) -> list[Command]:
+        """What lists a session in its owner's index. It comes before the write of the
+        record, because the index may list what is not there, but not the other way round."""
         if not owner:
             return []
-        return [_script(REMEMBER, self._index(owner), _ttl(expires), b"%r" % expires, key)]
+        return [_script(LIST, self._index(owner), _ttl(until), b"%r" % until, key)]
 
     def _names(self) -> Iterator[list[bytes]]:
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"r:" + b"?" * (2 * KEY_SIZE)
@@ -357,7 +378,7 @@ class RedisStore(Store):
         if value is None:
             return None
         try:
-            expires, revision, _, length = HEADER.unpack_from(value)
+            expires, revision, _, _, length = HEADER.unpack_from(value)
         except struct.error:
             raise StoreCorrupted(
                 f"A key of Redis at {self._nodes[0].name} begins with "
@@ -448,9 +469,19 @@ def _script(script: str, name: bytes, *arguments: bytes) -> Command:
     return (b"EVALSHA", DIGESTS[script], b"1", name, TIME.pack(now()), *arguments)
 
 
-def _value(record: Record) -> bytes:
+def _value(record: Record, until: float) -> bytes:
     data, expires, revision, owner = record
-    return HEADER.pack(expires, revision, os.urandom(8), len(owner)) + owner + data
+    return HEADER.pack(expires, revision, os.urandom(8), until, len(owner)) + owner + data
+
+
+def _until(record: Record) -> float:
+    return _later(record.expires) if record.owner else 0
+
+
+def _later(expires: float) -> float:
+    """Until when the index is to list a session: longer than it lives, so that most of
+    the writes that prolong its life need not tell the index."""
+    return expires + max(expires - now(), 0) / 10
 
 
 def _ttl(expires: float) -> bytes:
