@@ -278,10 +278,11 @@ class Kit:
         yield
         sys.setswitchinterval(before)
 
-    @cached_property
-    def later(self) -> float:
-        """An hour from the start of the test."""
-        return time.time() + LONG
+    @pytest.fixture(autouse=True)
+    def _set_later(self) -> None:
+        # At the start, since threads that race would each work it out for themselves.
+        #: An hour from the start of the test.
+        self.later = time.time() + LONG
 
     def make_record(
         self,
