@@ -11,7 +11,7 @@ from django_kvsessions.stores import stores
 pytest.register_assert_rewrite("django_kvsessions.testing")
 
 #: Test modules that run whole programs.
-PROGRAMS = {"test_benchmarks", "test_demo"}
+PROGRAMS = {"test_benchmarks", "test_demo", "test_parallel_requests"}
 #: Test modules of code that meets nothing of Django but its settings and errors.
 SAME_ON_EVERY_DJANGO = {
     "test_layered",

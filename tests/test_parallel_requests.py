@@ -1,0 +1,15 @@
+"""No lost update, over HTTP: requests of one session race each other on two worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.engines import OURS
+from benchmarks.servers import CLIENTS, STEPS, races
+
+
+def test_parallel_requests_of_one_session_lose_nothing(tmp_path: Path) -> None:
+    kept = races([OURS], tmp_path)[OURS]
+    every = CLIENTS * STEPS
+    assert every == 1600
+    assert kept == {name: every for name in ("sent", "acknowledged", "keys", "counters", "common")}
