@@ -407,7 +407,7 @@ class Node:
 
 def connections_of(client: Any) -> PoolConnections | ClusterConnections:
     pool = getattr(client, "connection_pool", client)
-    if hasattr(pool, "get_connection") and not inspect.iscoroutinefunction(pool.get_connection):
+    if hasattr(pool, "get_connection") and not inspect.iscoroutinefunction(pool.disconnect):
         return PoolConnections(pool)
     if hasattr(client, "get_primaries") and not inspect.iscoroutinefunction(client.execute_command):
         refuse_decoding(client)
@@ -420,7 +420,7 @@ def connections_of(client: Any) -> PoolConnections | ClusterConnections:
 
 def async_connections_of(client: Any) -> AsyncPoolConnections | AsyncClusterConnections:
     pool = getattr(client, "connection_pool", client)
-    if inspect.iscoroutinefunction(getattr(pool, "get_connection", None)):
+    if hasattr(pool, "get_connection") and inspect.iscoroutinefunction(pool.disconnect):
         return AsyncPoolConnections(client, pool)
     if inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
         refuse_decoding(client)
