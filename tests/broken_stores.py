@@ -291,8 +291,8 @@ class AsyncBlocksTheLoop(Broken, MemoryStore):
     caught_by = ("test_async_methods_run_inline_only_where_they_cannot_block",)
     is_nonblocking = False
 
-    async def aload(self, key: bytes) -> Record | None:
-        return self.load(key)
+    async def acreate(self, key: bytes, record: Record) -> bool:
+        return self.create(key, record)
 
 
 class AsyncHopsToAThread(Broken, MemoryStore):

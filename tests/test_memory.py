@@ -115,6 +115,16 @@ class TestBound:
         assert list(store.scan_owner(owner)) == []
 
 
+@pytest.mark.parametrize("expires", [float("inf"), float("nan")])
+def test_a_touch_with_no_time_at_all_changes_nothing(expires: float) -> None:
+    store = MemoryStore()
+    store.create(key(0), record())
+    with pytest.raises((ValueError, OverflowError)):
+        store.touch(key(0), expires)
+    assert store.load(key(0)) == record()
+    assert store.delete(key(0)) is True
+
+
 class TestCleanUp:
     def calls_to_clean_up(self, living: int) -> int:
         """Function calls, C ones too, that it takes to remove ten expired records."""

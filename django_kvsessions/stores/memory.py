@@ -158,12 +158,13 @@ class MemoryStore(Store):
 
     def _put(self, key: bytes, record: Record) -> None:
         """Keep a record as the most recently used one, in the place of any other."""
+        # Before anything changes, because it fails where the expiry is no time at all.
+        second = int(record.expires)
         if key in self._records:
             self._remove(key)
         elif len(self._records) >= self.max_entries:
             self._remove(self._least_needed())
         self._records[key] = record
-        second = int(record.expires)
         if second in self._by_second:
             self._by_second[second][key] = None
         else:
