@@ -1,0 +1,88 @@
+"""Clients of a driver that must not cross a fork, nor go from one event loop to another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+__all__ = ["Clients"]
+
+# Collecting what a child has inherited would say goodbye in its parent's name.
+_inherited: list[Any] = []
+
+
+class Clients:
+    """One client for the threads of a process, and one for each event loop, made at first use."""
+
+    def __init__(self, make: Callable[[], Any], make_async: Callable[[], Any]) -> None:
+        """Both return something with a method ``close``; the async one's is awaited."""
+        self._make = make
+        self._make_async = make_async
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]] = {}
+
+    def _check_fork(self) -> None:
+        if self._pid != os.getpid():
+            _inherited.append((self._client, self._loops))
+            self._begin()
+
+    def get(self) -> Any:
+        self._check_fork()
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = self._make()
+        return self._client
+
+    async def aget(self) -> Any:
+        self._check_fork()
+        loop = asyncio.get_running_loop()
+        opened = self._loops.get(loop)
+        if opened is None:
+            for other in list(self._loops):
+                if other.is_closed():
+                    self._loops.pop(other, None)
+            client = self._make_async()
+            opened = self._loops[loop] = client, self._live(loop, client)
+            await opened[1].__anext__()
+        return opened[0]
+
+    async def _live(
+        self, loop: asyncio.AbstractEventLoop, client: Any
+    ) -> AsyncGenerator[None, None]:
+        # An event loop that ends closes the async generators it has met, and gives no
+        # other notice.
+        try:
+            yield
+        finally:
+            self._loops.pop(loop, None)
+            await client.close()
+
+    def close(self) -> None:
+        self._check_fork()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        for loop, (_, lifetime) in list(self._loops.items()):
+            # The others are closed by their own loops.
+            if loop.is_running():
+                asyncio.run_coroutine_threadsafe(_end(lifetime), loop)
+
+    async def aclose(self) -> None:
+        self._check_fork()
+        opened = self._loops.get(asyncio.get_running_loop())
+        if opened is not None:
+            await opened[1].aclose()
+        self.close()
+
+
+async def _end(lifetime: AsyncGenerator[None, None]) -> None:
+    await lifetime.aclose()
