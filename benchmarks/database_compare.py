@@ -232,9 +232,7 @@ def clean_twice(removed: list[int]) -> None:
         thread.join()
 
 
-def waits_during(
-    database: dict[str, Any], rows: int, action: Callable[[], object]
-) -> list[float]:
+def waits_during(database: dict[str, Any], rows: int, action: Callable[[], object]) -> list[float]:
     """Seconds of each save that another process made meanwhile."""
     context = multiprocessing.get_context("spawn")
     stop, ready, results = context.Event(), context.Event(), context.SimpleQueue()
