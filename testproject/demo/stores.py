@@ -6,10 +6,18 @@ a server starts it meanwhile, with the help of ``testservers``, on a free port; 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from testservers.mysql import django_database as mysql_database
+from testservers.mysql import mariadb_server
+from testservers.postgres import django_database as postgres_database
+from testservers.postgres import postgres_server
 
 SessionStores = dict[str, dict[str, Any]]
 
@@ -25,6 +33,33 @@ def semidbm(folder: Path) -> Iterator[SessionStores]:
     yield only("semidbm.SemidbmStore", str(folder / "sessions"))
 
 
+@contextmanager
+def database(settings: dict[str, Any]) -> Iterator[SessionStores]:
+    """The whole site on a database of that server, as a site would have it."""
+    with patch.dict(os.environ, KVSESSIONS_DATABASE=json.dumps(settings)):
+        yield only("database.DatabaseStore", "default")
+
+
+@contextmanager
+def sqlite(folder: Path) -> Iterator[SessionStores]:
+    yield only("database.DatabaseStore", "default")
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[SessionStores]:
+    with postgres_server() as server, database(postgres_database(server)) as stores:
+        yield stores
+
+
+@contextmanager
+def mysql(folder: Path) -> Iterator[SessionStores]:
+    with mariadb_server() as server, database(mysql_database(server)) as stores:
+        yield stores
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[SessionStores]]] = {
     "semidbm": semidbm,
+    "sqlite": sqlite,
+    "postgres": postgres,
+    "mysql": mysql,
 }

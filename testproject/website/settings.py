@@ -5,6 +5,7 @@ Read from the environment, all of them optional:
 - ``KVSESSIONS_VAR``: the folder for the database and the sessions, ``var`` beside manage.py
 - ``KVSESSIONS_STORES``: SESSION_STORES as JSON
 - ``KVSESSIONS_ENGINE``: SESSION_ENGINE, to compare with one of Django's own
+- ``KVSESSIONS_DATABASE``: the default database as JSON, SQLite in that folder
 - ``KVSESSIONS_DEMO``: set by ``manage.py demo``
 """
 
@@ -76,7 +77,8 @@ CSRF_USE_SESSIONS = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
 DATABASES = {
-    "default": {
+    "default": json.loads(os.environ.get("KVSESSIONS_DATABASE", "{}"))
+    or {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": VAR / "db.sqlite3",
         "CONN_MAX_AGE": None,
