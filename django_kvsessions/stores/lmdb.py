@@ -42,6 +42,8 @@ LARGEST_RECORD = 2**32 - 1 - _HEADER.size - OWNER_SIZE
 _READ_RECORDS = 100
 _READ_BYTES = 1024 * 1024
 _COUNT_AT_ONCE = 10_000
+# What one write transaction removes at most: other writers wait meanwhile.
+_DELETE_AT_ONCE = 250
 
 
 class LMDBStore(Store):
@@ -163,23 +165,30 @@ class LMDBStore(Store):
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """As the contract says; also gives back what killed readers held."""
 
-        def delete_batch(txn: Transaction, dbs: Databases) -> int:
-            last, count = _last_expired(), 0
+        def delete_some(txn: Transaction, dbs: Databases) -> int:
+            last = _last_expired()
+            keys: list[bytes] = []
+            owned: list[bytes] = []
             with txn.cursor(dbs.expiry) as index:
-                while count < batch_size and index.first() and index.key() <= last:
+                while len(keys) < at_once and index.first() and index.key() <= last:
                     # The index has the owner too, so that no record is read.
                     entry, owner = index.item()
                     key = entry[_EXPIRY.size :]
-                    index.delete()
-                    txn.delete(key, db=dbs.records)
+                    keys.append(key)
                     if owner:
-                        txn.delete(owner + key, db=dbs.owners)
-                    count += 1
-            return count
+                        owned.append(owner + key)
+                    index.delete()
+            # In the order of the trees, so that each of their pages is visited once.
+            for key in sorted(keys):
+                txn.delete(key, db=dbs.records)
+            for key in sorted(owned):
+                txn.delete(key, db=dbs.owners)
+            return len(keys)
 
         environment = self._folder.environment
         environment.clear_dead_readers()
-        while count := environment.write(delete_batch):
+        at_once = min(batch_size, _DELETE_AT_ONCE)
+        while count := environment.write(delete_some):
             yield count
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
