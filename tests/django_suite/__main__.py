@@ -76,6 +76,9 @@ def main() -> int:
         environment = {
             **os.environ,
             "PYTHONPATH": os.fspath(ROOT),
+            "DJANGO_SUITE_DATABASE": os.path.join(
+                stack.enter_context(tempfile.TemporaryDirectory()), "sessions.sqlite3"
+            ),
             "DJANGO_SUITE_STORES": json.dumps(session_stores(stack)),
         }
         command = [sys.executable, "runtests.py", "--settings=tests.django_suite.settings"]

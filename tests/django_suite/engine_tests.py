@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from django.conf import settings
 from django.core.management import get_commands
-from django.test import TestCase, modify_settings, override_settings
+from django.test import TestCase, TransactionTestCase, modify_settings, override_settings
 from django.utils.module_loading import import_string
 from sessions_tests import tests as django_tests
 
 from django_kvsessions import conf
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import stores
+from django_kvsessions.stores.base import StoreStats
 
 
 class Records:
@@ -23,12 +25,15 @@ class Records:
         return SimpleNamespace(get_decoded=SessionStore(session_key).load)
 
     def count(self) -> int:
-        stats = stores[conf.store_alias()].stats()
-        assert stats.live is not None
-        return stats.live + (stats.expired or 0)
+        return total(stores[conf.store_alias()].stats())
 
     async def acount(self) -> int:
-        return self.count()
+        return total(await stores[conf.store_alias()].astats())
+
+
+def total(stats: StoreStats) -> int:
+    assert stats.live is not None
+    return stats.live + (stats.expired or 0)
 
 
 class Model:
@@ -60,9 +65,20 @@ class StoreTests(django_tests.SessionTestsMixin):
         super().setUp()
 
 
-for alias in settings.SESSION_STORES.keys() - {"default"}:
+for alias in settings.SESSION_STORES:
+    if alias == "default" or "." in alias:
+        continue
     name = f"{alias.capitalize()}StoreTests"
-    case = type(name, (StoreTests, TestCase), {"__module__": __name__})
+    attributes: dict[str, Any] = {"__module__": __name__}
+    test_case: type[TransactionTestCase] = TestCase
+    if alias == "database":
+        # Within a test's own transaction no other thread would see anything.
+        attributes |= {
+            "databases": {"default", "sessions"},
+            "available_apps": ["django.contrib.sessions"],
+        }
+        test_case = TransactionTestCase
+    case = type(name, (StoreTests, test_case), attributes)
     globals()[name] = override_settings(SESSION_STORE_ALIAS=alias)(case)
 
 
@@ -90,8 +106,8 @@ class OurMiddlewareTests(MiddlewareTests):
     middleware = "django_kvsessions.middleware.SessionMiddleware"
 
 
-# The memory store: no other process clears it meanwhile.
-@override_settings(SESSION_STORE_ALIAS="memory")
+# It clears every store there is: only one of its own, because others are being tested meanwhile.
+@override_settings(SESSION_STORES={"default": settings.SESSION_STORES["memory"]})
 @modify_settings(INSTALLED_APPS={"prepend": "django_kvsessions"})
 class OurCommandTests(django_tests.ClearSessionsCommandTests, TestCase):
     """``clearsessions`` of this app, in the place of Django's."""

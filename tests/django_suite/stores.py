@@ -14,6 +14,7 @@ def session_stores(stack: ExitStack) -> dict[str, dict[str, Any]]:
 
     "default" is for the tests that know nothing of stores, which run meanwhile
     in other processes; each other store has Django's session tests to itself.
+    Those with a dot in their alias are only parts of others.
     """
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     redis = stack.enter_context(redis_server())
@@ -21,11 +22,17 @@ def session_stores(stack: ExitStack) -> dict[str, dict[str, Any]]:
     return {
         "default": {"LOCATION": f"{folder}/default"},
         "semidbm": {"LOCATION": f"{folder}/semidbm"},
+        "database": store("database.DatabaseStore", "sessions"),
+        "layered": store("layered.LayeredStore", cache="layered.cache", store="layered.store"),
+        "layered.cache": store("memory.MemoryStore"),
+        "layered.store": {"LOCATION": f"{folder}/layered"},
+        "lmdb": store("lmdb.LMDBStore", f"{folder}/lmdb"),
         "memory": store("memory.MemoryStore"),
         "redis": store("redis.RedisStore", f"redis://127.0.0.1:{redis.port}/0"),
         "valkey": store("redis.RedisStore", f"redis://127.0.0.1:{valkey.port}/0"),
     }
 
 
-def store(backend: str, location: str | None = None) -> dict[str, Any]:
-    return {"BACKEND": f"django_kvsessions.stores.{backend}", "LOCATION": location}
+def store(backend: str, location: str | None = None, **options: Any) -> dict[str, Any]:
+    backend = f"django_kvsessions.stores.{backend}"
+    return {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
