@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks import parts, servers
-from benchmarks.engines import CONTENDERS, OURS, Contender
+from benchmarks.engines import CONTENDERS, OPERATIONS, OURS, Contender
 from benchmarks.parts import Result
 from benchmarks.processes import BEFORE, Arena
 from benchmarks.report import machine, render
@@ -64,7 +64,7 @@ def measure(
             arena.start()
             if "operations" in chosen:
                 results["operations"] = parts.operations(
-                    arena, rounds=options.rounds, batch=options.batch
+                    arena, names=options.operations, rounds=options.rounds, batch=options.batch
                 )
             if "clear" in chosen:
                 results["clear_few"] = parts.clear_few(arena, rounds=options.clear_rounds)
@@ -121,6 +121,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engines", type=names, default=list(CONTENDERS))
     parser.add_argument("--parts", type=names, default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument(
+        "--operations", type=names, default=list(OPERATIONS), help=", ".join(OPERATIONS)
+    )
+    parser.add_argument(
         "--skip",
         action="append",
         default=[],
@@ -141,6 +144,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--engines knows {', '.join(CONTENDERS)}, not {', '.join(unknown)}.")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"--parts knows {', '.join(PARTS)}, not {', '.join(unknown)}.")
+    if unknown := set(options.operations) - set(OPERATIONS):
+        parser.error(f"--operations knows {', '.join(OPERATIONS)}, not {', '.join(unknown)}.")
     known = [f"{name}@{size}" for name in options.engines for size in options.sizes]
     if unknown := set(options.skip) - set(known):
         parser.error(f"--skip: {', '.join(unknown)} is not measured anyway.")

@@ -17,6 +17,8 @@ from benchmarks.processes import Arena, Population, WorkerProcess, progress
 Result = dict[str, Any]
 
 SHARED_SESSIONS = 10_000
+# The requests in one go, since it is their differences that tell.
+TURNS = [("load",), ("save",), ("create",), ("delete",), ("plain", "read", "write")]
 
 
 def put(result: Result, value: Any, *path: str | int) -> None:
@@ -27,16 +29,21 @@ def put(result: Result, value: Any, *path: str | int) -> None:
     result.setdefault(last, []).append(value)
 
 
-def operations(arena: Arena, *, rounds: int, batch: int) -> Result:
+def operations(arena: Arena, *, names: list[str], rounds: int, batch: int) -> Result:
     """Microseconds of one operation: size, contender, operation, one figure per round."""
-    tasks = [(one, name) for one in arena.populations for name in one.contender.operations]
+    tasks = [
+        (one, [name for name in group if name in names and name in one.contender.operations])
+        for one in arena.populations
+        for group in TURNS
+    ]
     result: Result = {}
     for _ in progress(range(rounds), "operations"):
         # All in the same minute, and no one always after the same neighbour.
         random.shuffle(tasks)
-        for one, name in tasks:
-            spent = one.worker.ask("batch", operation=name, count=batch)
-            put(result, spent, one.size, one.contender.name, name)
+        for one, group in tasks:
+            for name in group:
+                spent = one.worker.ask("batch", operation=name, count=batch)
+                put(result, spent, one.size, one.contender.name, name)
     return result
 
 

@@ -60,8 +60,9 @@ def sections(results: Result) -> Iterator[str]:
     yield ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     for note in results.get("notes", ()):
         yield f"Left out: {note}"
-    for size, figures in results.get("operations", {}).items():
-        yield from operations(int(size), figures)
+    measured = results.get("operations", {})
+    for size in sorted(measured, key=int):
+        yield from operations(int(size), measured[size])
     if "clear_few" in results:
         yield clearing(results)
     if "footprint" in results:
@@ -98,15 +99,17 @@ def operations(size: int, figures: Result) -> Iterator[str]:
 
 def clearing(results: Result) -> str:
     parts = [("1 %", results["clear_few"]), ("all", results.get("clear_all", {}))]
-    columns = [f"{title} of {int(size):,}" for title, sizes in parts for size in sizes]
-    names = dict.fromkeys(name for _, sizes in parts for row in sizes.values() for name in row)
+    cells = [
+        (f"{title} of {int(size):,}", sizes[size])
+        for title, sizes in parts
+        for size in sorted(sizes, key=int)
+    ]
+    names = dict.fromkeys(name for _, row in cells for name in row)
     rows = [
-        [
-            label(name),
-            *(spread(row.get(name), 1000) for _, sizes in parts for row in sizes.values()),
-        ]
+        [label(name), *(spread(row.get(name), 1000) for _, row in cells)]
         for name in in_order(names)
     ]
+    columns = [title for title, _ in cells]
     return table("clear_expired: ms, median (min-max)", columns, rows)
 
 

@@ -75,7 +75,11 @@ def added(results: Result, size: str, name: str) -> list[float]:
 
 def adds(than: str) -> Callable[[Result], float]:
     def measure(results: Result) -> float:
-        return median(ratios(added(results, "100000", OURS), added(results, "100000", than)))
+        # Differences of noisy figures: of two rounds' ratio little would be left.
+        other = median(added(results, "100000", than))
+        if other <= 0:
+            raise ValueError("Lost in the noise.")
+        return median(added(results, "100000", OURS)) / other
 
     return measure
 

@@ -214,6 +214,7 @@ def test_targets_are_judged_by_the_median_of_the_rounds_ratios() -> None:
     ("argument", "message"),
     [
         ("--engines=paper", "not paper"),
+        ("--operations=guess", "not guess"),
         ("--parts=lunch", "not lunch"),
         ("--skip=file@7", "file@7 is not measured anyway"),
         ("--sizes=20", "at least twice --batch"),
