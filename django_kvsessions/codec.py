@@ -15,7 +15,7 @@ import struct
 import zlib
 from functools import cache
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -25,7 +25,6 @@ from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
 
 __all__ = [
     "BadRecord",
-    "Opened",
     "new_session_key",
     "open_record",
     "owner_digest",
@@ -42,14 +41,6 @@ _TAG_SIZE = 16
 
 class BadRecord(ValueError):
     """The bytes are not what this site sealed under this key."""
-
-
-class Opened(NamedTuple):
-    """``created`` is Unix time in seconds; ``stale`` says that a former SECRET_KEY sealed it."""
-
-    payload: bytes
-    created: float
-    stale: bool
 
 
 def new_session_key() -> str:
@@ -80,14 +71,19 @@ def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
     return sealed + _tag(_digests()[0], key, owner, sealed)
 
 
-def open_record(key: bytes, owner: bytes, data: bytes) -> Opened:
-    """The serialised data that was sealed under this key; ``BadRecord`` if it was not."""
+def open_record(key: bytes, owner: bytes, data: bytes) -> tuple[bytes, float, bool]:
+    """What was sealed under this key; ``BadRecord`` if it was not.
+
+    The serialised data, the Unix time of the session's creation, and whether
+    it was sealed under a former SECRET_KEY.
+    """
     sealed, tag = data[:-_TAG_SIZE], data[-_TAG_SIZE:]
     if len(sealed) < _HEADER.size:
         raise BadRecord("too short")
-    current, *former = _digests()
-    stale = not compare_digest(_tag(current, key, owner, sealed), tag)
-    if stale and not any(compare_digest(_tag(f, key, owner, sealed), tag) for f in former):
+    for digest in (digests := _digests()):
+        if compare_digest(_tag(digest, key, owner, sealed), tag):
+            break
+    else:
         raise BadRecord("its tag does not match")
     version, flags, created = _HEADER.unpack_from(sealed)
     if version != _VERSION:
@@ -95,7 +91,7 @@ def open_record(key: bytes, owner: bytes, data: bytes) -> Opened:
     payload = sealed[_HEADER.size :]
     if flags & _COMPRESSED:
         payload = zlib.decompress(payload)
-    return Opened(payload, created, stale)
+    return payload, created, digest is not digests[0]
 
 
 def owner_digest(user_id: str) -> bytes:

@@ -76,46 +76,46 @@ class SessionStore(SessionBase):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        return run(self._load())
+        if self.session_key is None:
+            return {}
+        key = codec.storage_key(self.session_key)
+        return self._loaded(key, self.store.load(key))
 
     async def aload(self) -> dict[str, Any]:
-        return await arun(self._load())
+        if self.session_key is None:
+            return {}
+        key = codec.storage_key(self.session_key)
+        return self._loaded(key, await self.store.aload(key))
 
-    def _load(self) -> Steps[dict[str, Any]]:
-        if self.session_key is not None:
-            found = yield from self._find(codec.storage_key(self.session_key))
-            if found is not None:
-                self._saved, data = found
-                return data
-        self._session_key = None
-        return {}
+    def _loaded(self, key: bytes, record: Record | None) -> dict[str, Any]:
+        opened = self._open(key, record)
+        if opened is None:
+            self._session_key = None
+            return {}
+        self._saved, data = opened
+        return data
 
     def _find(self, key: bytes) -> Steps[tuple[Saved, dict[str, Any]] | None]:
-        """What is stored under the key; ``None`` where that is nothing, or nothing to trust."""
-        record = yield self.store, "load", (key,), {}
+        return self._open(key, (yield self.store, "load", (key,), {}))
+
+    def _open(self, key: bytes, record: Record | None) -> tuple[Saved, dict[str, Any]] | None:
+        """What a record says; ``None`` where there is none, or none to trust."""
         if record is None:
             return None
+        sealed, expires, revision, owner = record
         try:
-            opened = codec.open_record(key, record.owner, record.data)
-            data = self.serializer().loads(opened.payload)
+            payload, created, stale = codec.open_record(key, owner, sealed)
+            data = self.serializer().loads(payload)
             if not isinstance(data, dict):
                 raise codec.BadRecord("it holds no dict")
         except Exception as error:
             # Whatever a serializer may raise, the visitor gets a fresh session.
             security_log.warning("A session record does not verify or decode: %s", error)
             return None
-        end = end_of_life(opened.created)
+        end = end_of_life(created)
         if end is not None and end <= now():
             return None
-        saved = Saved(
-            opened.payload,
-            opened.created,
-            record.expires,
-            record.revision,
-            record.owner,
-            opened.stale,
-        )
-        return saved, data
+        return Saved(payload, created, expires, revision, owner, stale), data
 
     def clear(self) -> None:
         super().clear()
@@ -145,7 +145,7 @@ class SessionStore(SessionBase):
     def _insert(self, session_key: str, created: float | None = None) -> Steps[bool]:
         key = codec.storage_key(session_key)
         saved = self._next(self._serialized(), created or now())
-        if not (yield self.store, "create", (key, sealed(key, saved)), {}):
+        if not (yield self.store, "create", (key, make_record(key, saved)), {}):
             return False
         self._keep(saved)
         return True
@@ -214,7 +214,7 @@ class SessionStore(SessionBase):
 
     def _replace(self, key: bytes, saved: Saved, revision: int) -> Steps[bool]:
         expected = {} if revision == ANY else {"expected": revision}
-        replaced: bool = yield self.store, "replace", (key, sealed(key, saved)), expected
+        replaced: bool = yield self.store, "replace", (key, make_record(key, saved)), expected
         return replaced
 
     def _rebase(self, key: bytes, payload: bytes) -> Steps[None]:
@@ -427,7 +427,7 @@ class SessionStore(SessionBase):
         return expires if end is None else min(expires, end)
 
 
-def sealed(key: bytes, saved: Saved) -> Record:
+def make_record(key: bytes, saved: Saved) -> Record:
     data = codec.seal(key, saved.owner, saved.created, saved.payload)
     return Record(data, saved.expires, saved.revision, saved.owner)
 

@@ -35,7 +35,8 @@ _TUPLE = ExtType(_CONTAINER, b"t")
 _SET = ExtType(_CONTAINER, b"s")
 _FROZENSET = ExtType(_CONTAINER, b"f")
 _CONTAINERS: dict[bytes, type] = {b"t": tuple, b"s": set, b"f": frozenset}
-_CONTAINER_START = b"\xd4\x00"
+# The first byte of such a mark: one byte is found ten times as fast as two.
+_CONTAINER_START = b"\xd4"
 
 _MICROSECOND = timedelta(microseconds=1)
 

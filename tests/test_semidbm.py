@@ -558,20 +558,37 @@ def test_only_one_compaction_runs_at_a_time(
     other.close()
 
 
-def test_a_folder_that_is_removed_starts_afresh(store: SemidbmStore, folder: Path) -> None:
+def test_a_folder_that_is_removed_starts_afresh(
+    store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.1)
     store.create(key(1), record(1))
     shutil.rmtree(folder)
+    time.sleep(0.1)
     assert store.load(key(1)) is None
     assert store.create(key(2), record(2))
     assert set(held(folder)) == {key(2)}
 
 
-def test_a_restored_copy_is_followed(store: SemidbmStore, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["load", "create"])
+def test_a_restored_copy_is_followed(
+    first: str,
+    store: SemidbmStore,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store.create(key(1), record(1))
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.1)
     shutil.copytree(folder, tmp_path / "backup")
     store.create(key(2), record(2))
     folder.rename(tmp_path / "former")
     (tmp_path / "backup").rename(folder)
+    if first == "load":
+        time.sleep(1.1)
+    else:
+        assert store.create(key(2), record(2))
+        assert store.delete(key(2))
     assert store.load(key(2)) is None
     assert store.load(key(1)) == record(1)
     assert store.create(key(3), record(3))

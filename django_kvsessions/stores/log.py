@@ -26,6 +26,7 @@ MAX_VALUE_SIZE = 2**24 - 1
 _HEAD = struct.Struct(f">ii{KEY_SIZE}sd")
 _SIZES = struct.Struct(">ii")
 _VALUE = struct.Struct(">dQB")
+_KEY_AND_VALUE = struct.Struct(f">{KEY_SIZE}sdQB")
 _CRC = struct.Struct(">I")
 _KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
 _CHUNK = 256 * 1024
@@ -49,7 +50,8 @@ class LogFile:
         os.close(self.descriptor)
 
     def size(self) -> int:
-        return os.fstat(self.descriptor).st_size
+        # A quarter of what fstat takes. Nobody uses the offset that it moves.
+        return os.lseek(self.descriptor, 0, os.SEEK_END)
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to ``size`` bytes from ``offset``, fewer only at the end of the file."""
@@ -109,15 +111,14 @@ def deletion(key: bytes) -> bytes:
 
 def read_record(log: LogFile, key: bytes, start: int, size: int) -> Record | None:
     """The record at ``start``; ``None`` if what is there is damaged or another key's."""
-    blob = os.pread(log.descriptor, KEY_SIZE + size + 4, start + 8)
-    if (
-        len(blob) != KEY_SIZE + size + 4
-        or blob[:KEY_SIZE] != key
-        or crc32(blob[:-4]) != _CRC.unpack_from(blob, KEY_SIZE + size)[0]
-    ):
+    length = KEY_SIZE + size
+    blob = os.pread(log.descriptor, length + 4, start + 8)
+    if len(blob) != length + 4 or crc32(blob[:-4]) != _CRC.unpack_from(blob, length)[0]:
         return None
-    expires, revision, owner_size = _VALUE.unpack_from(blob, KEY_SIZE)
-    data = KEY_SIZE + _VALUE.size + owner_size
+    found, expires, revision, owner_size = _KEY_AND_VALUE.unpack_from(blob)
+    if found != key:
+        return None
+    data = _KEY_AND_VALUE.size + owner_size
     return Record(blob[data:-4], expires, revision, blob[data - owner_size : data])
 
 

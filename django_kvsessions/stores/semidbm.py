@@ -56,6 +56,10 @@ DURABILITIES = ("process", "interval", "full")
 SYNC_INTERVAL = 1.0
 #: Garbage up to this many bytes is never worth a compaction.
 GARBAGE_FLOOR = 4 * 1024 * 1024
+#: Not a record: whoever finds it behind the last one looks for another file in the log's place.
+REPLACED = b"\0"
+#: Seconds until a folder that was swapped by hand is noticed, if not by a write before.
+LOOK_INTERVAL = 1.0
 #: Seconds between attempts, where another process is at it or one has failed.
 COMPACTION_PAUSE = 5.0
 #: Seconds without a write after which the syncing thread ends.
@@ -179,7 +183,9 @@ class Generation:
 
     def live(self, key: bytes) -> int | None:
         entry = self.index.get(key)
-        return None if entry is None or entry < live_from() else entry
+        if entry is None or entry >> _EXPIRY_SHIFT <= int(time.time() * 1_000_000):
+            return None
+        return entry
 
     def read(self, key: bytes, entry: int) -> Record | None:
         """The record of an index entry; ``None`` if it moved meanwhile, or is damaged."""
@@ -257,6 +263,7 @@ class SemidbmStore(Store):
         self._syncing = threading.Lock()
         self._compacting = threading.Lock()
         self._next_compaction = 0.0
+        self._next_look = 0.0
         self._synced: tuple[LogFile | None, int] = (None, 0)
         self._unsynced = threading.Event()
         self._syncer: threading.Thread | None = None
@@ -429,11 +436,22 @@ class SemidbmStore(Store):
     _current_generation = reports_os_errors(_current)
 
     def _is_current(self, generation: Generation) -> bool:
+        """Whether the log is parsed to its end and still in its place."""
+        if generation.log.size() != generation.end:
+            return False
+        # A compaction marks the log that it replaces, which shows in its size. Only
+        # a folder that was swapped by hand has to be looked for, now and then.
+        clock = time.monotonic()
+        if clock < self._next_look:
+            return True
+        self._next_look = clock + LOOK_INTERVAL
+        return self._is_in_place(generation)
+
+    def _is_in_place(self, generation: Generation) -> bool:
         try:
-            status = os.stat(self._data_path)
+            return os.stat(self._data_path).st_ino == generation.log.inode
         except FileNotFoundError:
             return False
-        return status.st_size == generation.end and status.st_ino == generation.log.inode
 
     def _follow(self) -> Generation | None:
         """Catch up with the file at the path; ``None`` if there is none. With the state held."""
@@ -526,7 +544,11 @@ class SemidbmStore(Store):
             raise
         try:
             generation = self._generation
-            if generation is not None and self._is_current(generation):
+            if (
+                generation is not None
+                and generation.log.size() == generation.end
+                and self._is_in_place(generation)
+            ):
                 return generation
             with self._state:
                 generation = self._follow() or self._create_log()
@@ -772,6 +794,7 @@ class SemidbmStore(Store):
             self._write_succession(
                 generation.log.inode, generation.end, new.inode, copied_end, new.size()
             )
+            generation.log.append(REPLACED)
             os.rename(path, self._data_path)
             self._sync_folder()
         finally:
