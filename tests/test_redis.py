@@ -62,8 +62,10 @@ def killing(server: Server) -> Outage:
     @contextmanager
     def killed() -> Iterator[None]:
         server.kill()
-        yield
-        server.start()
+        try:
+            yield
+        finally:
+            server.start()
 
     return killed
 

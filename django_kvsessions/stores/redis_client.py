@@ -393,6 +393,9 @@ class Node:
                 yield names
                 if cursor == b"0":
                     return
+        if not connections.client.get_primaries():
+            # Older clients strike nodes that they could not reach off the list for good.
+            connections.client.nodes_manager.initialize()
         for primary in connections.client.get_primaries():
             position = 0
             while True:
