@@ -19,7 +19,8 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
     now,
 )
-from django_kvsessions.stores.stepped import Page, SteppedStore
+from django_kvsessions.stores.libsql_table import statements
+from django_kvsessions.stores.stepped import Page, SteppedStore, check_timeout
 
 __all__ = ["LibSQLStore"]
 
@@ -71,8 +72,7 @@ class LibSQLStore(SteppedStore):
             raise ImproperlyConfigured(
                 f"OPTIONS['table'] must be letters, digits and underscores, not {table!r}."
             )
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-            raise ImproperlyConfigured(f"OPTIONS['timeout'] must be seconds, not {timeout!r}.")
+        check_timeout(timeout)
         try:
             from django_kvsessions.stores import libsql_client
         except ImportError as error:
@@ -84,7 +84,7 @@ class LibSQLStore(SteppedStore):
         )
         self._table = table
         self._timeout = timeout
-        self._sql = libsql_client.statements(table)
+        self._sql = statements(table)
 
     def _load(self, key: bytes) -> Steps[Record | None]:
         rows, _, _ = yield from self._execute("load", key, _time(now()))

@@ -1,6 +1,5 @@
-"""What LibSQLStore runs, and how: on a local file, or on a server by Hrana over HTTP."""
+"""How LibSQLStore runs a statement: on a local file, or on a server by Hrana over HTTP."""
 
-# ruff: noqa: S608 (the one thing put into SQL is the table, whose name has been checked)
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions.stores.clients import Clients
 from django_kvsessions.stores.filelock import make_folder, open_private
 
-__all__ = ["File", "HranaError", "Server", "database", "statements"]
+__all__ = ["File", "HranaError", "Server", "database"]
 
 DURABILITY = {"safe": "NORMAL", "full": "FULL"}
 
@@ -56,7 +55,7 @@ def database(
 def server_url(text: str) -> str:
     """The HTTP address of a server; its query, which may hold a token, is never shown."""
     parts = urlsplit(text)
-    plain = parts.scheme == "http" or (parts.scheme == "libsql" and parts.query == "tls=0")
+    plain = (parts.scheme, parts.query) in (("http", ""), ("libsql", "tls=0"))
     if parts.scheme not in ("libsql", "http", "https") or not parts.hostname:
         raise ImproperlyConfigured(
             "LOCATION must begin with libsql://, https:// or http:// and the name of a server, "
@@ -68,46 +67,6 @@ def server_url(text: str) -> str:
             "OPTIONS['auth_token']."
         )
     return f"{'http' if plain else 'https'}://{parts.netloc}{parts.path}"
-
-
-def statements(table: str) -> dict[str, str]:
-    live = "key = ? AND expires > ?"
-    fields = ("data", "expires", "revision", "owner")
-    update = f"UPDATE {table} SET {', '.join(f'{field} = ?' for field in fields)} WHERE {live}"
-    take_over = ", ".join(f"{field} = excluded.{field}" for field in fields)
-
-    def page(condition: str) -> str:
-        # Some of the rows, as many as fit into so many bytes, and at least one.
-        return (
-            "SELECT data, expires, revision, owner, key FROM ("
-            "SELECT *, SUM(length(data)) OVER (ORDER BY key) - length(data) AS bytes FROM ("
-            f"SELECT * FROM {table} WHERE {condition} AND key > ? ORDER BY key LIMIT ?)"
-            ") WHERE bytes <= ? ORDER BY key"
-        )
-
-    return {
-        "load": f"SELECT data, expires, revision, owner FROM {table} WHERE {live}",
-        # An expired record counts as absent: the same statement takes its place.
-        "create": f"INSERT INTO {table} (key, {', '.join(fields)}) VALUES (?, ?, ?, ?, ?) "
-        f"ON CONFLICT (key) DO UPDATE SET {take_over} WHERE {table}.expires <= ?",
-        "replace": update,
-        "swap": f"{update} AND revision = ?",
-        "touch": f"UPDATE {table} SET expires = ? WHERE {live}",
-        "delete": f"DELETE FROM {table} WHERE {live}",
-        "clean": f"DELETE FROM {table} WHERE key IN "
-        f"(SELECT key FROM {table} WHERE expires <= ? ORDER BY expires LIMIT ?)",
-        "page": page("expires > ?"),
-        "owned": page("owner = ? AND expires > ?"),
-        "stats": f"SELECT (SELECT COUNT(*) FROM {table} WHERE expires > ?), "
-        f"(SELECT COUNT(*) FROM {table} WHERE expires <= ?), "
-        "page_count * page_size FROM pragma_page_count(), pragma_page_size()",
-        "table": f"CREATE TABLE IF NOT EXISTS {table} (key BLOB PRIMARY KEY NOT NULL, "
-        "data BLOB NOT NULL, expires BLOB NOT NULL, revision BLOB NOT NULL, owner BLOB)",
-        "by expiry": f"CREATE INDEX IF NOT EXISTS {table}_expires ON {table} (expires)",
-        # Visitors who are not logged in need no place in it.
-        "by owner": f"CREATE INDEX IF NOT EXISTS {table}_owner ON {table} (owner, key) "
-        "WHERE owner IS NOT NULL",
-    }
 
 
 class File:

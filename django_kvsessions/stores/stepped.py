@@ -6,13 +6,22 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from django_kvsessions.steps import Steps, arun, run
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
 
-__all__ = ["Page", "SteppedStore"]
+__all__ = ["Page", "SteppedStore", "check_timeout"]
 
 #: Live records, and where the next page begins; ``None`` after the last one.
 Page = tuple[list[tuple[bytes, Record]], Any]
+
+
+def check_timeout(timeout: object) -> None:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise ImproperlyConfigured(
+            f"OPTIONS['timeout'] must be a number of seconds above 0, not {timeout!r}."
+        )
 
 
 class SteppedStore(Store):
