@@ -1,0 +1,38 @@
+"""Stand-ins for DynamoDB: moto's server (PyPI ``moto[server,dynamodb]``) and npm's ``dynalite``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from testservers import Missing, Server, require
+from testservers.node import node_module
+
+__all__ = ["dynalite_server", "moto_server"]
+
+
+def moto_server() -> Server:
+    """All of DynamoDB's methods, but lax; killed, it has lost everything."""
+    for module in ("moto", "flask", "flask_cors"):
+        if find_spec(module) is None:
+            raise Missing(f"{module} is not installed: pip install moto[server,dynamodb]")
+
+    def command(folder: Path, port: int) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    # An interpreter in development mode would be slow, and warn of what is not ours.
+    return Server(command, env={"PYTHONDEVMODE": "", "PYTHONWARNINGS": "ignore"})
+
+
+def dynalite_server() -> Server:
+    """Strict, but without TTL and transactions; it outlives a kill with what it acknowledged."""
+    node = require("node", "apt-get install nodejs npm")
+    script = node_module("dynalite", "dynalite/cli.js")
+
+    def command(folder: Path, port: int) -> list[str]:
+        line = [node, str(script), "--host", "127.0.0.1", "--port", str(port)]
+        line += ["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]
+        return [*line, "--path", str(folder / "data")]
+
+    return Server(command)
