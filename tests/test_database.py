@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -496,13 +496,37 @@ class TestSettings:
             DatabaseStore("mariadb-refused").load(KEY)
         assert "s3cret" not in str(raised.value)
 
+    @pytest.mark.servers
+    def test_a_password_in_an_error_is_not_shown(self, postgres: Server) -> None:
+        # The server trusts everyone, so that any password will do.
+        add_database("with-password", {**postgres_database(postgres), "PASSWORD": "s3cret"})
+        store = DatabaseStore("with-password")
 
-def end_connection(alias: str) -> None:
-    """As the server does when it restarts, or after an idle time."""
+        def fail(*args: Any) -> None:
+            raise OperationalError("connecting with password=s3cret failed")
+
+        with (
+            connections["with-password"].execute_wrapper(fail),
+            pytest.raises(StoreUnavailable, match="password=.* failed") as raised,
+        ):
+            store.load(KEY)
+        assert "s3cret" not in str(raised.value)
+
+
+def server_process(alias: str) -> int:
+    """Which of the server's processes or threads serves this connection."""
     vendor = connections[alias].vendor
     mine = "pg_backend_pid()" if vendor == "postgresql" else "CONNECTION_ID()"
     [(number,)] = run_sql(alias, f"SELECT {mine}")
-    kill = f"SELECT pg_terminate_backend({number})" if vendor == "postgresql" else f"KILL {number}"
+    return int(number)
+
+
+def end_connection(alias: str) -> None:
+    """As the server does when it restarts, or after an idle time."""
+    number = server_process(alias)
+    kill = f"KILL {number}"
+    if connections[alias].vendor == "postgresql":
+        kill = f"SELECT pg_terminate_backend({number})"
     elsewhere(lambda: run_sql(alias, kill))
 
 
@@ -540,6 +564,22 @@ class TestFaults:
         ):
             end_connection(store.alias)
             assert call()
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_fork_leaves_its_parents_connection_to_the_parent(self, store: DatabaseStore) -> None:
+        theirs = record(b"child")
+        store.create(KEY, record(b"parent"))
+        before = server_process(store.alias)
+        child = os.fork()
+        if child == 0:
+            done = False
+            with suppress(BaseException):
+                done = store.create(OTHER, theirs) and server_process(store.alias) != before
+                connections.close_all()
+            os._exit(0 if done else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert store.load(OTHER) == theirs
+        assert server_process(store.alias) == before
 
     def test_in_an_atomic_block_it_is_an_error(self, store: DatabaseStore) -> None:
         kept = record(b"kept")

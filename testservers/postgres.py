@@ -55,8 +55,9 @@ class PostgresServer(Server):
         self.binaries = binaries
         # Written before it is acknowledged is enough to outlive a kill; only a power cut
         # asks for an fsync.
-        acknowledged = "on" if durable else "off"
-        self.options = ("fsync=off", f"synchronous_commit={acknowledged}", *options)
+        wait = "on" if durable else "off"
+        careful = (f"synchronous_commit={wait}", f"full_page_writes={wait}")
+        self.options = ("fsync=off", *careful, *options)
         self.as_user: list[str] = []
         if os.geteuid() == 0:
             self.as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
