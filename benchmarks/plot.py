@@ -32,7 +32,7 @@ def plot(results: Result, path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), layout="constrained")
     figure.suptitle(
         f"Microseconds for one operation, {size:,} sessions (shorter is better, log scale)",
-        fontsize=13,
+        fontsize=14,
         fontweight="bold",
     )
     for axis, (title, bars) in zip(axes.flat, panels.items(), strict=True):
@@ -65,7 +65,7 @@ def plot(results: Result, path: Path) -> None:
                 fontweight=weight,
             )
         axis.set_yticks(range(len(names)), [CONTENDERS[name].label for name in names])
-        axis.set_title(title, fontsize=11, loc="left")
+        axis.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=8)
         lowest, highest = min(middles), max(max(bars[name]) for name in names)
         axis.set_xlim(lowest / 3, highest * 4)
         axis.xaxis.set_major_locator(LogLocator())
@@ -91,7 +91,7 @@ def measured(results: Result, size: str) -> dict[str, dict[str, list[float]]]:
         "load": bars("load"),
         "save of a changed session": bars("save"),
         "create": bars("create"),
-        "what reading the session adds to a request": {
+        "added to a request that reads the session": {
             # Two noisy figures: their difference may fall below what an axis can show.
             name: [max(figure, 0.1) for figure in added(results, size, name)]
             for name in known

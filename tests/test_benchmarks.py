@@ -210,6 +210,12 @@ def test_targets_are_judged_by_the_median_of_the_rounds_ratios() -> None:
     assert judged({}, what) is None
 
 
+def test_one_lost_change_misses_the_target() -> None:
+    race = {"sent": 1600, "keys": 1599, "counters": 1600, "common": 1600}
+    assert judged({"races": {OURS: race}}, "parallel changes lost, keys") is False
+    assert judged({"races": {OURS: race}}, "parallel changes lost, mutate") is True
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
