@@ -91,7 +91,7 @@ def measured(results: Result, size: str) -> dict[str, dict[str, list[float]]]:
         "load": bars("load"),
         "save of a changed session": bars("save"),
         "create": bars("create"),
-        "added to a request that reads the session": {
+        "added to a request that reads": {
             # Two noisy figures: their difference may fall below what an axis can show.
             name: [max(figure, 0.1) for figure in added(results, size, name)]
             for name in known
