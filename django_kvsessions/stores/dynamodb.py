@@ -68,10 +68,8 @@ class DynamoDBStore(Store):
                 "DynamoDBStore needs boto3: pip install django-kvsessions[dynamodb]"
             ) from error
         if max_record_size > LARGEST:
-            raise ImproperlyConfigured(
-                f"OPTIONS['max_record_size'] must be at most {LARGEST}: DynamoDB takes no item "
-                "over 400 KB."
-            )
+            limit = f"at most {LARGEST}: DynamoDB takes no item over 400 KB"
+            raise ImproperlyConfigured(f"OPTIONS['max_record_size'] must be {limit}.")
         options |= {"region_name": region_name, "endpoint_url": endpoint_url}
         self._table = dynamodb_client.Table(location, timeout, attempts, options)
         self._make, self._missing = dynamodb_table.make, dynamodb_table.missing
@@ -80,10 +78,8 @@ class DynamoDBStore(Store):
 
     def check_record(self, key: bytes, record: Record) -> None:
         if len(record.data) > LARGEST:
-            raise ValueError(
-                f"A record of {len(record.data)} bytes is over {LARGEST} bytes, DynamoDB's "
-                "limit of 400 KB an item less the attributes beside the data."
-            )
+            limit = f"{LARGEST} bytes, DynamoDB's 400 KB an item less the other attributes"
+            raise ValueError(f"A record of {len(record.data)} bytes is over {limit}.")
         super().check_record(key, record)
 
     def load(self, key: bytes) -> Record | None:
@@ -127,12 +123,8 @@ class DynamoDBStore(Store):
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
         """A session that has just begun may be missing: the index is a moment late."""
         self.check_owner(owner)
-        return self._scan_owner(owner)
-
-    def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        for keys in self._table.owned(owner):
-            for items in self._table.items(keys, self._consistent):
-                yield from (each for each in self._live(items) if each[1].owner == owner)
+        pages = self._table.owned(owner, self._consistent)
+        return (each for page in pages for each in self._live(page) if each[1].owner == owner)
 
     def setup(self) -> None:
         self._make(self._table, self._tags)
@@ -152,16 +144,13 @@ class DynamoDBStore(Store):
         return [
             checks.Warning(
                 f"SESSION_STORES[{alias!r}]: DynamoDB still has to {missing}.",
-                hint="Run manage.py setupsessions. Where the endpoint has no TTL, expired "
-                "sessions stay in the table.",
+                hint="Run manage.py setupsessions. Without a TTL, expired sessions stay.",
                 id="kvsessions.W160",
             )
             for missing in self._missing(self._table)
         ]
 
-    def _change(
-        self, operation: str, condition: str, values: dict[str, Any], **parameters: Any
-    ) -> bool:
+    def _change(self, operation: str, condition: str, values: Any, **parameters: Any) -> bool:
         """Whether the condition held."""
         values = {**values, ":now": {"N": repr(now())}}
         if OURS in condition:
@@ -177,8 +166,7 @@ class DynamoDBStore(Store):
 
     def _live(self, items: list[dict[str, Any]]) -> Iterator[tuple[bytes, Record]]:
         for item in items:
-            record = self._record(item)
-            if record is not None:
+            if (record := self._record(item)) is not None:
                 yield item["key"]["B"], record
 
     def _record(self, item: dict[str, Any]) -> Record | None:

@@ -102,17 +102,18 @@ class Table:
             for page in paginator.paginate(TableName=self.name, **parameters):
                 yield page["Items"]
 
-    def owned(self, owner: bytes) -> Iterator[list[dict[str, Any]]]:
-        """Keys that the index has under an owner."""
-        for items in self.pages(
+    def owned(self, owner: bytes, consistent: bool) -> Iterator[list[dict[str, Any]]]:
+        """The items that the index has under an owner; it is a moment late."""
+        for keys in self.pages(
             "query",
             IndexName=INDEX,
             KeyConditionExpression="#owner = :owner",
             ExpressionAttributeNames={"#owner": "owner"},
             ExpressionAttributeValues={":owner": {"B": owner}},
         ):
-            for at in range(0, len(items), BATCH):
-                yield [{"key": item["key"]} for item in items[at : at + BATCH]]
+            for at in range(0, len(keys), BATCH):
+                batch = [{"key": each["key"]} for each in keys[at : at + BATCH]]
+                yield from self.items(batch, consistent)
 
     def items(self, keys: list[Any], consistent: bool) -> Iterator[list[dict[str, Any]]]:
         """The items of up to ``BATCH`` keys, as far as they are there."""
