@@ -167,7 +167,11 @@ class RedisStore(Store):
         )
         errors = redis_client.exceptions
         self._errors = (errors.RedisError, errors.RedisClusterException, OSError)
-        self._lost = (errors.ConnectionError, errors.ReadOnlyError)
+        self._lost = (
+            errors.ConnectionError,
+            errors.ReadOnlyError,
+            errors.RedisClusterException,
+        )
         self._no_script = errors.NoScriptError
         self._response = errors.ResponseError
         self._denied = (

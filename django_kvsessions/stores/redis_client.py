@@ -182,9 +182,6 @@ class ClusterConnections:
                 replies.append(error)
         return replies
 
-    def forget(self) -> None:
-        pass
-
     def close(self) -> None:
         pass
 
@@ -203,9 +200,6 @@ class AsyncClusterConnections:
             except ResponseError as error:
                 replies.append(error)
         return replies
-
-    async def forget(self) -> None:
-        pass
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -354,15 +348,20 @@ class Node:
             await connections.close()
 
     def forget(self) -> None:
-        if self.connections is not None:
+        if isinstance(self.connections, ClusterConnections):
+            # Clients before redis-py 8 forget for good the nodes that they could not reach.
+            self.connections = None
+        elif self.connections is not None:
             self.connections.forget()
 
     async def aforget(self) -> None:
         opened = self.loops.get(asyncio.get_running_loop())
-        if opened is not None:
-            await opened[0].forget()
-        else:
+        if opened is None:
             self.forget()
+        elif isinstance(opened[0], AsyncClusterConnections):
+            await opened[1].aclose()
+        else:
+            await opened[0].forget()
 
     def close(self) -> None:
         connections, self.connections = self.connections, None
@@ -394,8 +393,8 @@ class Node:
                 if cursor == b"0":
                     return
         if not connections.client.get_primaries():
-            # Older clients strike nodes that they could not reach off the list for good.
-            connections.client.nodes_manager.initialize()
+            self.forget()
+            connections = self.opened()
         for primary in connections.client.get_primaries():
             position = 0
             while True:
