@@ -90,7 +90,7 @@ class TestMongoDB(StoreConformance):
     process_keys = 50
     process_increments = 20
     scans = 10
-    scan_records = 300
+    scan_records = 500
 
     @pytest.fixture
     def make_store(self, make_store: MakeStore) -> MakeStore:
