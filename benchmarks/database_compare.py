@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import multiprocessing
 import random
+import signal
 import statistics
 import tempfile
 import threading
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=300)
     parser.add_argument("--clean-up", type=int, metavar="ROWS")
     options = parser.parse_args()
+    # As an exception, so that the server goes when the run is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with DATABASES[options.database]() as database:
         configure(database)
         if options.clean_up is not None:
