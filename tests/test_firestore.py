@@ -195,7 +195,7 @@ class TestSettings:
         ],
     )
     def test_what_is_wrong_is_named(
-        self, location: str, options: dict[str, int], named: str
+        self, location: str, options: dict[str, Any], named: str
     ) -> None:
         with pytest.raises(ImproperlyConfigured, match=named):
             FirestoreStore(location, **options)

@@ -1,27 +1,23 @@
 """Sessions in SurrealDB: a server, or its engine in this process."""
 
+# ruff: noqa: S608 (what is put into statements has been checked)
 from __future__ import annotations
 
-import os
-import random
 import re
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps, clock
+from django_kvsessions.steps import Steps
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.stepped import Page, SteppedStore
+from django_kvsessions.stores.stepped import Page, SteppedStore, check_timeout
 
 __all__ = ["SurrealDBStore"]
 
-_SERVERS = ("ws", "wss", "http", "https")
-_FILES = ("surrealkv", "file")
 # Records read at once while scanning.
 _ROWS = 8
-# Of transactions that stand in each other's way one goes on each time.
-_ATTEMPTS = 60
+_ATTEMPTS = 10
 
 
 class SurrealDBStore(SteppedStore):
@@ -52,36 +48,12 @@ class SurrealDBStore(SteppedStore):
         """``level``: where ``username`` is defined, "root", "namespace" or "database".
         ``timeout``: the seconds to wait for an answer."""
         super().__init__(max_record_size=max_record_size)
+        check_timeout(timeout)
         for name, value in (("namespace", namespace), ("database", database), ("table", table)):
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
                 raise ImproperlyConfigured(
                     f"OPTIONS[{name!r}] must be letters, digits and underscores, not {value!r}."
                 )
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-            raise ImproperlyConfigured(f"OPTIONS['timeout'] must be seconds, not {timeout!r}.")
-        parts = urlsplit(location if isinstance(location, str) else "")
-        is_file, is_server = parts.scheme in _FILES, parts.scheme in _SERVERS
-        path = parts.netloc + parts.path
-        if (
-            (is_file and not path)
-            or (is_server and not parts.hostname)
-            or (not is_file and not is_server and location != "mem://")
-        ):
-            raise ImproperlyConfigured(
-                "LOCATION must be wss://, https://, ws:// or http:// and a server, "
-                "surrealkv:// or file:// and a path, or mem://."
-            )
-        if parts.username is not None or parts.query:
-            raise ImproperlyConfigured(
-                "LOCATION has more than a scheme, a server and a path; credentials go into "
-                "OPTIONS['username'] and OPTIONS['password']."
-            )
-        levels = {"root": {}, "namespace": {"namespace": namespace}}
-        levels["database"] = {"namespace": namespace, "database": database}
-        if level not in levels:
-            raise ImproperlyConfigured(
-                f"OPTIONS['level'] is {level!r}; it may be 'root', 'namespace' or 'database'."
-            )
         if (username is None) != (password is None):
             raise ImproperlyConfigured(
                 "OPTIONS['username'] and OPTIONS['password'] need each other."
@@ -95,19 +67,10 @@ class SurrealDBStore(SteppedStore):
                 "SurrealDBStore needs the package surrealdb: "
                 "pip install django-kvsessions[surrealdb]"
             ) from error
-        credentials: dict[str, str] | None = None
-        if username is not None and password is not None:
-            credentials = {"username": username, "password": password, **levels[level]}
-        self._where = f"SurrealDB at {location} (LOCATION)"
         self._table = table
-        self._id = lambda key: RecordID(table, key.hex())
-        self._client = surrealdb_client
-        self._connection = surrealdb_client.Connection(
-            f"{parts.scheme}://{os.path.abspath(path)}" if is_file else str(location),
-            f"{os.path.abspath(path)}.lock" if is_file else None,
-            (namespace, database),
-            credentials,
-            timeout,
+        self._id: Callable[[bytes], Any] = lambda key: RecordID(table, key.hex())
+        self._connection = surrealdb_client.connection(
+            location, (namespace, database), level, username, password, timeout
         )
 
     def _load(self, key: bytes) -> Steps[Record | None]:
@@ -116,17 +79,22 @@ class SurrealDBStore(SteppedStore):
 
     def _create(self, key: bytes, record: Record) -> Steps[bool]:
         values = {"id": self._id(key), "content": _content(record)}
-        try:
-            yield from self._ask("CREATE $id CONTENT $content RETURN NONE", **values)
-            return True
-        except StoreUnavailable as error:
-            if "already exists" not in str(error.__cause__):
-                raise
-        # It may be one that has expired, which counts as absent.
-        rows, repeated = yield from self._ask(
-            "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires", **values
-        )
-        return (yield from self._was_put(bool(rows), repeated, key, record))
+        repeated = False
+        for _ in range(_ATTEMPTS):
+            made, twice = yield from self._ask("CREATE $id CONTENT $content RETURN id", **values)
+            repeated = repeated or twice
+            if made:
+                return True
+            # It may be one that has expired, which counts as absent.
+            taken, twice = yield from self._ask(
+                "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires", **values
+            )
+            repeated = repeated or twice
+            current = yield from self._load(key)
+            if taken or current is not None:
+                return bool(taken) or (repeated and current == record)
+            # A clean-up has removed it in between.
+        raise StoreUnavailable(f"A record in {self._table} keeps coming and going.")
 
     def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
         condition = "" if expected is None else "AND revision = $expected"
@@ -165,8 +133,10 @@ class SurrealDBStore(SteppedStore):
     def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
         if owner is None:
             after = "" if start is None else f":`{start}`>.."
+            # By the index of expiries, it would not go by the key.
             rows, _ = yield from self._ask(
-                f"SELECT * FROM {self._table}{after} WHERE expires > $now LIMIT {_ROWS}"
+                f"SELECT * FROM {self._table}{after} WITH NOINDEX "
+                f"WHERE expires > $now LIMIT {_ROWS}"
             )
             start = rows[-1]["id"].id if rows else None
         else:
@@ -208,28 +178,7 @@ class SurrealDBStore(SteppedStore):
 
     def _ask(self, sql: str, **values: Any) -> Steps[tuple[Any, bool]]:
         """The answer, and whether it was asked twice."""
-        repeated = False
-        for attempt in range(_ATTEMPTS):
-            try:
-                call = sql, {"now": now(), **values}
-                return (yield self._connection, "query", call, {}), repeated
-            except self._client.ERRORS as error:
-                if isinstance(error, self._client.Lost):
-                    if repeated or "no answer" in str(error):
-                        raise StoreUnavailable(f"{self._where} does not answer: {error}") from error
-                    repeated = True
-                    continue
-                if isinstance(error, self._client.Locked):
-                    raise StoreUnavailable(
-                        f"{self._where} is in use by another process, and the engine keeps a "
-                        "file safe for one only: run a SurrealDB server and name it in LOCATION, "
-                        "or use a store for many processes, such as SemidbmStore."
-                    ) from error
-                failed = any(word in str(error) for word in ("conflict", "failed transaction"))
-                if not failed or attempt == _ATTEMPTS - 1:
-                    raise StoreUnavailable(f"{self._where} fails: {error}") from error
-            yield clock, "sleep", (random.uniform(0, min(0.001 * 2**attempt, 0.05)),), {}
-        raise AssertionError("unreachable")
+        return self._connection.ask(sql, {"now": now(), **values})
 
 
 def _content(record: Record) -> dict[str, Any]:

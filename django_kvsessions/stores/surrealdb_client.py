@@ -11,17 +11,28 @@ record, without a conflict, so the writes to them take turns here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit
 
 import surrealdb
+from django.core.exceptions import ImproperlyConfigured
 
+from django_kvsessions.steps import Steps, clock
+from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.filelock import FileLock, LockTimeout
 
-__all__ = ["ERRORS", "Connection", "Locked", "Lost", "Refused"]
+__all__ = ["connection"]
+
+SERVERS = ("ws", "wss", "http", "https")
+FILES = ("surrealkv", "file")
+# Of transactions that stand in each other's way one goes on each time.
+ATTEMPTS = 60
 
 
 class Refused(Exception):
@@ -32,14 +43,62 @@ class Lost(Exception):
     """There was no answer, or no connection."""
 
 
+class Late(Lost):
+    """There was none in time, which is the limit that a request waits."""
+
+
 class Locked(Exception):
     """Another process has the file."""
 
 
-ERRORS = (Refused, Lost, Locked)
-
 # What a forked child must not collect.
 _inherited: list[Any] = []
+
+
+def connection(
+    location: object,
+    use: tuple[str, str],
+    level: str,
+    username: str | None,
+    password: str | None,
+    timeout: float,
+) -> Connection:
+    """What LOCATION names, not opened yet; ``ImproperlyConfigured`` for what is wrong."""
+    parts = urlsplit(location if isinstance(location, str) else "")
+    is_file, is_server = parts.scheme in FILES, parts.scheme in SERVERS
+    path = parts.netloc + parts.path
+    lacks = (is_file and not path) or (is_server and not parts.hostname)
+    if lacks or not (is_file or is_server or location == "mem://"):
+        raise ImproperlyConfigured(
+            "LOCATION must be wss://, https://, ws:// or http:// and a server, "
+            "surrealkv:// or file:// and a path, or mem://."
+        )
+    if parts.username is not None or parts.query:
+        raise ImproperlyConfigured(
+            "LOCATION has more than a scheme, a server and a path; credentials go into "
+            "OPTIONS['username'] and OPTIONS['password']."
+        )
+    levels: dict[str, dict[str, str]] = {
+        "root": {},
+        "namespace": {"namespace": use[0]},
+        "database": {"namespace": use[0], "database": use[1]},
+    }
+    if level not in levels:
+        raise ImproperlyConfigured(
+            f"OPTIONS['level'] is {level!r}; it may be 'root', 'namespace' or 'database'."
+        )
+    credentials = None
+    if username is not None and password is not None:
+        credentials = {"username": username, "password": password, **levels[level]}
+    if not is_file:
+        return Connection(str(location), None, use, credentials, timeout)
+    path = os.path.abspath(path)
+    return Connection(f"{parts.scheme}://{path}", f"{path}.lock", use, credentials, timeout)
+
+
+async def _end(driver: Any) -> None:
+    # The one for HTTP has no other way to be closed.
+    await driver.__aexit__(None, None, None)
 
 
 class Connection:
@@ -89,6 +148,33 @@ class Connection:
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def ask(self, sql: str, values: dict[str, Any]) -> Steps[tuple[Any, bool]]:
+        """The answer (``None`` where CREATE found a record), and whether it was asked twice."""
+        where = f"SurrealDB at {self._url} (LOCATION)"
+        repeated = False
+        for attempt in range(ATTEMPTS):
+            try:
+                return (yield self, "query", (sql, values), {}), repeated
+            except Lost as error:
+                if repeated or isinstance(error, Late):
+                    raise StoreUnavailable(f"{where} does not answer: {error}") from error
+                repeated = True
+                continue
+            except Locked as error:
+                raise StoreUnavailable(
+                    f"{where} is in use by another process, and the engine keeps a file safe "
+                    "for one only: run a SurrealDB server and name it in LOCATION, or use a "
+                    "store for many processes, such as SemidbmStore."
+                ) from error
+            except Refused as error:
+                if "already exists" in str(error):
+                    return None, repeated
+                conflict = "conflict" in str(error) or "failed transaction" in str(error)
+                if not conflict or attempt == ATTEMPTS - 1:
+                    raise StoreUnavailable(f"{where} fails: {error}") from error
+            yield clock, "sleep", (random.uniform(0, min(0.001 * 2**attempt, 0.05)),), {}
+        raise AssertionError("unreachable")
+
     def query(self, sql: str, values: dict[str, Any]) -> Any:
         """The result of one statement; ``Refused``, ``Lost`` or ``Locked``."""
         return self._submit(self._within(self._query(sql, values))).result()
@@ -101,10 +187,10 @@ class Connection:
         done, _ = await asyncio.wait({task}, timeout=self._timeout)
         if not done:
             task.cancel()
-            raise Lost(f"no answer within OPTIONS['timeout'], {self._timeout} seconds")
+            raise Late(f"no answer within OPTIONS['timeout'], {self._timeout} seconds")
         if task.cancelled():
             # So the driver tells of a connection that has ended.
-            self._driver = None
+            await self._drop(self._driver)
             raise Lost("the connection was lost")
         return task.result()
 
@@ -122,12 +208,11 @@ class Connection:
             raise
         except Exception as error:
             # Whatever the driver or its transport raises; it has no class for all.
-            if self._driver is driver:
-                self._driver = None
+            await self._drop(driver)
             raise Lost(f"{type(error).__name__}: {error}") from error
         if answer.get("error"):
             # A token that has run out, for one: the next connection signs in again.
-            self._driver = None
+            await self._drop(driver)
             raise Lost(str(answer["error"].get("message", answer["error"])))
         result = answer["result"][-1]
         if result["status"] != "OK":
@@ -144,14 +229,19 @@ class Connection:
                         self._file_lock.acquire(0)
                     except LockTimeout:
                         raise Locked from None
-                driver = surrealdb.AsyncSurreal(self._url)
-                await driver.connect()
+                driver: Any = surrealdb.AsyncSurreal(self._url)
+                if self._is_embedded:
+                    # The others connect with the first message.
+                    await driver.connect()
                 if self._credentials is not None:
                     try:
                         await driver.signin(self._credentials)
                     except surrealdb.SurrealError as error:
-                        await driver.close()
-                        raise Refused(f"sign-in failed: {error}") from error
+                        await _end(driver)
+                        raise Refused(
+                            "sign-in failed (OPTIONS['username'], ['password'] and ['level']): "
+                            f"{error}"
+                        ) from error
                 await driver.use(*self._use)
                 self._driver = driver
         return self._driver
@@ -159,7 +249,14 @@ class Connection:
     async def _close(self) -> None:
         driver, self._driver = self._driver, None
         if driver is not None:
-            await driver.close()
+            await _end(driver)
+
+    async def _drop(self, driver: Any) -> None:
+        """Let the next question open another connection, unless it is an engine of our own."""
+        if driver is not None and self._driver is driver and not self._is_embedded:
+            self._driver = None
+            with contextlib.suppress(Exception):
+                await _end(driver)
 
     def close(self) -> None:
         if self._loop is None or self._pid != os.getpid():
