@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from django_kvsessions.stores import stores
+from tests.settings import BASE_DIR
 
 pytest.register_assert_rewrite("django_kvsessions.testing")
 
@@ -35,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _close_stores() -> Iterator[None]:
+def _empty_stores() -> Iterator[None]:
     yield
     stores.close_all()
+    shutil.rmtree(BASE_DIR / "sessions", ignore_errors=True)

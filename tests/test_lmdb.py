@@ -677,8 +677,9 @@ class TestPermissions:
         """
         if os.geteuid() == 0:
             # pytest's folders are closed to the user that the process becomes.
-            for parent in [folder.parent, *folder.parent.parents][:3]:
-                parent.chmod(0o755)
+            for parent in folder.parents:
+                if not parent.stat().st_mode & stat.S_IXOTH:
+                    parent.chmod(0o755)
         if what == "parent":
             folder.parent.chmod(0o555)
             cure = "Correct LOCATION, or make it for the user the site runs as"
