@@ -37,6 +37,7 @@ _VERSION = 1
 _COMPRESSED = 1
 _COMPRESS_FROM = 1024
 _TAG_SIZE = 16
+_OWNER_SIZES = [bytes((size,)) for size in range(OWNER_SIZE + 1)]
 
 
 class BadRecord(ValueError):
@@ -54,10 +55,12 @@ def storage_key(session_key: str) -> bytes:
     A plain hash is enough, since there is nothing to guess, and it keeps usable
     ids out of the store.
     """
-    # A cookie may hold any text, lone surrogates included.
-    return hashlib.blake2b(
-        session_key.encode("utf-8", "surrogatepass"), digest_size=KEY_SIZE
-    ).digest()
+    try:
+        name = session_key.encode()
+    except UnicodeEncodeError:
+        # A cookie may hold any text, lone surrogates included.
+        name = session_key.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(name, digest_size=KEY_SIZE).digest()
 
 
 def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
@@ -103,7 +106,8 @@ def owner_digest(user_id: str) -> bytes:
 
 def _tag(keyed: hashlib.blake2b, key: bytes, owner: bytes, sealed: bytes) -> bytes:
     digest = keyed.copy()
-    digest.update(key + bytes((len(owner),)) + owner + sealed)
+    # With the owner's size, so that no bytes can pass from it into what follows.
+    digest.update(key + _OWNER_SIZES[len(owner)] + owner + sealed)
     return digest.digest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -14,7 +14,7 @@ from django.contrib.sessions.backends.base import CreateError, SessionBase, Upda
 
 from django_kvsessions import codec, conf
 from django_kvsessions.merging import merge
-from django_kvsessions.steps import Steps, arun, clock, run
+from django_kvsessions.steps import Call, Steps, arun, clock, run
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable, now
 
@@ -76,9 +76,9 @@ class SessionStore(SessionBase):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        if self.session_key is None:
+        if (session_key := self.session_key) is None:
             return {}
-        key = codec.storage_key(self.session_key)
+        key = codec.storage_key(session_key)
         return self._loaded(key, self.store.load(key))
 
     async def aload(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class SessionStore(SessionBase):
             # Whatever a serializer may raise, the visitor gets a fresh session.
             security_log.warning("A session record does not verify or decode: %s", error)
             return None
-        end = end_of_life(created)
-        if end is not None and end <= now():
+        age = conf.absolute_age()
+        if age is not None and created + age <= now():
             return None
         return Saved(payload, created, expires, revision, owner, stale), data
 
@@ -186,20 +186,20 @@ class SessionStore(SessionBase):
             if found is None:
                 raise UpdateError
             self._saved = found[0]._replace(revision=ANY)
-        for pause in pauses():
+        for attempt in range(SAVE_ATTEMPTS):
             payload = self._serialized()
             if self._is_unchanged(payload):
                 if (yield from self._touch(key)) is False:
                     raise UpdateError
                 return
             saved = self._next(payload, self._saved.created)
-            if (yield from self._replace(key, saved, self._saved.revision)):
+            if (yield self._replace(key, saved, self._saved.revision)):
                 self._keep(saved)
                 return
             if self._saved.revision == ANY:
                 raise UpdateError
             yield from self._rebase(key, payload)
-            yield clock, "sleep", (pause,), {}
+            yield clock, "sleep", (pause(attempt),), {}
         raise StoreUnavailable(f"Other requests were faster than this one {SAVE_ATTEMPTS} times.")
 
     def _is_unchanged(self, payload: bytes) -> bool:
@@ -212,10 +212,9 @@ class SessionStore(SessionBase):
             and saved.revision != ANY
         )
 
-    def _replace(self, key: bytes, saved: Saved, revision: int) -> Steps[bool]:
+    def _replace(self, key: bytes, saved: Saved, revision: int) -> Call:
         expected = {} if revision == ANY else {"expected": revision}
-        replaced: bool = yield self.store, "replace", (key, make_record(key, saved)), expected
-        return replaced
+        return self.store, "replace", (key, make_record(key, saved)), expected
 
     def _rebase(self, key: bytes, payload: bytes) -> Steps[None]:
         """Put this session's own changes on top of what another request has saved."""
@@ -257,7 +256,7 @@ class SessionStore(SessionBase):
         assert self.session_key is not None
         key = codec.storage_key(self.session_key)
         mine = self._serialized()
-        for pause in pauses():
+        for attempt in range(SAVE_ATTEMPTS):
             found = yield from self._find(key)
             if found is None:
                 raise UpdateError
@@ -266,8 +265,8 @@ class SessionStore(SessionBase):
             saved = self._next(self._serialized(data), current.created, data)
             if saved.payload == current.payload:
                 saved = current
-            elif not (yield from self._replace(key, saved, current.revision)):
-                yield clock, "sleep", (pause,), {}
+            elif not (yield self._replace(key, saved, current.revision)):
+                yield clock, "sleep", (pause(attempt),), {}
                 continue
             former = self._saved
             if former is not None and former.revision != ANY:
@@ -438,7 +437,6 @@ def end_of_life(created: float) -> float | None:
     return None if age is None else created + age
 
 
-def pauses() -> Iterator[float]:
-    """How long to wait, in seconds, after each attempt that lost a race."""
-    for attempt in range(SAVE_ATTEMPTS):
-        yield random.uniform(0, min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)))
+def pause(attempt: int) -> float:
+    """How long to wait, in seconds, after an attempt that lost a race."""
+    return random.uniform(0, min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)))

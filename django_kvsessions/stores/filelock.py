@@ -1,17 +1,19 @@
-"""A lock between processes: ``flock`` on a file of its own."""
+"""Locks between processes and between threads that may be waited for, but not for ever."""
 
 from __future__ import annotations
 
 import os
 import random
+import threading
 import time
+from collections import deque
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock; a store that needs it says so.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FileLock", "LockTimeout", "fcntl", "make_folder", "open_private"]
+__all__ = ["FairLock", "FileLock", "LockTimeout", "fcntl", "make_folder", "open_private"]
 
 
 class LockTimeout(Exception):
@@ -48,6 +50,50 @@ def _give_to_owner_of(folder: str, path: str) -> None:
         os.chown(path, owner.st_uid, owner.st_gid)
 
 
+class FairLock:
+    """A lock between threads that goes to whoever has waited longest.
+
+    Of many threads that write all the time, a plain lock lets some starve.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds; whether the lock is held now."""
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return True
+            if not timeout:
+                return False
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        if turn.acquire(timeout=timeout):
+            return True
+        with self._mutex:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                return False
+        return True
+
+    def release(self) -> None:
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._held = False
+
+    def __enter__(self) -> None:
+        self.acquire(threading.TIMEOUT_MAX)
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
 class FileLock:
     """Held by one process at a time. Not for two threads at once: put a thread lock before it.
 
@@ -57,7 +103,6 @@ class FileLock:
     def __init__(self, path: str) -> None:
         self.path = path
         self._descriptor: int | None = None
-        self._inode = 0
 
     def acquire(self, timeout: float) -> None:
         """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``."""
@@ -70,7 +115,7 @@ class FileLock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not self._is_the_one_at_path():
+                if self._is_removed():
                     self.close()
                     continue
                 # flock cannot wait for a limited time, so this asks again and again.
@@ -79,9 +124,9 @@ class FileLock:
                 if clock >= deadline:
                     raise LockTimeout(self.path) from None
                 time.sleep(pause * random.uniform(0.5, 1))
-                pause = min(pause * 1.5, 0.002)
+                pause = min(pause * 1.5, 0.0005)
             else:
-                if self._is_the_one_at_path():
+                if not self._is_removed():
                     return
                 # Somebody removed the file: the others lock the one that is there now.
                 self.close()
@@ -99,10 +144,8 @@ class FileLock:
     def _open(self) -> None:
         make_folder(os.path.dirname(self.path))
         self._descriptor = open_private(self.path, os.O_RDWR)
-        self._inode = os.fstat(self._descriptor).st_ino
 
-    def _is_the_one_at_path(self) -> bool:
-        try:
-            return os.stat(self.path).st_ino == self._inode
-        except FileNotFoundError:
-            return False
+    def _is_removed(self) -> bool:
+        # Half of what looking at the path takes.
+        assert self._descriptor is not None
+        return os.fstat(self._descriptor).st_nlink == 0

@@ -126,7 +126,7 @@ def read_head(log: LogFile, start: int) -> tuple[int, bytes]:
     """Revision and owner of a record that is known to be there, without reading its data."""
     blob = os.pread(log.descriptor, VALUE_OVERHEAD, start + 8 + KEY_SIZE)
     _, revision, owner_size = _VALUE.unpack_from(blob)
-    return revision, blob[_VALUE.size : _VALUE.size + owner_size]
+    return revision, blob[_VALUE.size : _VALUE.size + owner_size] if owner_size else b""
 
 
 def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterator[Entry]:

@@ -38,9 +38,8 @@ from django_kvsessions.stores.base import (
     StoreCorrupted,
     StoreStats,
     StoreUnavailable,
-    now,
 )
-from django_kvsessions.stores.filelock import FileLock, LockTimeout, fcntl, open_private
+from django_kvsessions.stores.filelock import FairLock, FileLock, LockTimeout, fcntl, open_private
 from django_kvsessions.stores.log import LogFile
 
 __all__ = ["SemidbmStore"]
@@ -92,7 +91,7 @@ class Busy(Exception):
 
 def live_from() -> int:
     """Index entries below this have expired."""
-    return int(now() * 1_000_000) + 1 << _EXPIRY_SHIFT
+    return time.time_ns() // 1000 + 1 << _EXPIRY_SHIFT
 
 
 def record_bytes(entry: int) -> int:
@@ -109,7 +108,7 @@ def reports_os_errors(
         try:
             return method(self, *args, **kwargs)
         except OSError as error:
-            raise StoreUnavailable(f"The session store in {self.path}: {error}") from error
+            raise self._unavailable(error) from error
 
     return reporting
 
@@ -183,7 +182,7 @@ class Generation:
 
     def live(self, key: bytes) -> int | None:
         entry = self.index.get(key)
-        if entry is None or entry >> _EXPIRY_SHIFT <= int(time.time() * 1_000_000):
+        if entry is None or entry >> _EXPIRY_SHIFT <= time.time_ns() // 1000:
             return None
         return entry
 
@@ -192,8 +191,9 @@ class Generation:
         log = self.logs[entry & 1]
         if log is None:
             return None
+        place = entry & _PLACE_MASK
         return logfile.read_record(
-            log, key, entry >> _START_SHIFT & _START_MASK, entry >> _SIZE_SHIFT & _SIZE_MASK
+            log, key, place >> _START_SHIFT, place >> _SIZE_SHIFT & _SIZE_MASK
         )
 
     def read_head(self, entry: int) -> tuple[int, bytes]:
@@ -258,7 +258,7 @@ class SemidbmStore(Store):
     def _make_locks(self) -> None:
         # In this order: writing, then state. Appending and parsing hold the
         # state, so that no thread parses what another is appending.
-        self._writing = threading.Lock()
+        self._writing = FairLock()
         self._state = threading.Lock()
         self._syncing = threading.Lock()
         self._compacting = threading.Lock()
@@ -271,23 +271,30 @@ class SemidbmStore(Store):
 
     # The contract
 
-    @reports_os_errors
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
-        generation = self._current()
-        entry = generation.live(key)
-        if entry is None:
-            return None
-        record = generation.read(key, entry)
-        if record is None:
-            # A compaction has moved it, or it is damaged: with the writer's
-            # lock nothing moves.
-            generation = self._begin()
-            try:
-                record = self._read(generation, key)
-            finally:
-                self._end()
+        try:
+            generation = self._generation
+            if generation is None or not self._is_current(generation):
+                generation = self._current()
+            entry = generation.live(key)
+            record = None if entry is None else generation.read(key, entry)
+        except OSError as error:
+            # The decorator of the other methods would be felt here.
+            raise self._unavailable(error) from error
+        if entry is not None and record is None:
+            record = self._read_again(key)
         return record
+
+    @reports_os_errors
+    def _read_again(self, key: bytes) -> Record | None:
+        # A compaction has moved the record, or it is damaged: nothing moves
+        # while the writer's lock is held.
+        generation = self._begin()
+        try:
+            return self._read(generation, key)
+        finally:
+            self._end()
 
     @reports_os_errors
     def create(self, key: bytes, record: Record) -> bool:
@@ -307,9 +314,10 @@ class SemidbmStore(Store):
         self.check_record(key, record)
         generation = self._begin()
         try:
-            if generation.live(key) is None:
-                return False
-            if expected is not None and self._head(generation, key)[0] != expected:
+            if expected is None:
+                if generation.live(key) is None:
+                    return False
+            elif self._head(generation, key)[0] != expected:
                 return False
             self._put(generation, key, record)
         finally:
@@ -407,6 +415,9 @@ class SemidbmStore(Store):
             finally:
                 _no_waiting.reset(token)
         return await self.call_in_thread(function, *args, **kwargs)
+
+    def _unavailable(self, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(f"The session store in {self.path}: {error}")
 
     # Reading
 
@@ -532,7 +543,7 @@ class SemidbmStore(Store):
     def _begin(self) -> Generation:
         """Take the writer's lock, catch up and repair. The caller must ``_end``."""
         timeout = 0 if _no_waiting.get() else self.lock_timeout
-        if not self._writing.acquire(timeout=timeout):
+        if not self._writing.acquire(timeout):
             raise self._locked_out("a thread of this process")
         try:
             self._file_lock.acquire(timeout)
@@ -544,11 +555,7 @@ class SemidbmStore(Store):
             raise
         try:
             generation = self._generation
-            if (
-                generation is not None
-                and generation.log.size() == generation.end
-                and self._is_in_place(generation)
-            ):
+            if generation is not None and self._is_current(generation):
                 return generation
             with self._state:
                 generation = self._follow() or self._create_log()
