@@ -274,9 +274,7 @@ class SemidbmStore(Store):
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
         try:
-            generation = self._generation
-            if generation is None or not self._is_current(generation):
-                generation = self._current()
+            generation = self._current()
             entry = generation.live(key)
             record = None if entry is None else generation.read(key, entry)
         except OSError as error:
@@ -426,6 +424,9 @@ class SemidbmStore(Store):
         generation = self._generation
         if generation is not None and self._is_current(generation):
             return generation
+        return self._catch_up()
+
+    def _catch_up(self) -> Generation:
         with self._state:
             generation = self._follow()
             if generation is not None and generation.log.size() <= generation.end:
