@@ -32,7 +32,7 @@ _REVISION = struct.Struct(">Q")
 # What a scan reads at once, at least one record: servers refuse answers over 10 MB, and
 # JSON takes several times that in memory.
 _ROWS = 200
-_BYTES = 128 * 1024
+_BYTES = 64 * 1024
 
 
 class LibSQLStore(SteppedStore):
