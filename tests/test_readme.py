@@ -26,9 +26,12 @@ def examples(tmp_path: Path) -> dict[str, Any]:
     names: dict[str, Any] = {
         "BASE_DIR": tmp_path,
         "request": SimpleNamespace(session=SessionStore()),
+        "every_stores": [],
     }
     for block in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
         exec(compile(block, "README.md", "exec", dont_inherit=True), names)
+        if "SESSION_STORES" in names:
+            names["every_stores"].append(names.pop("SESSION_STORES"))
     return names
 
 
@@ -45,8 +48,11 @@ def test_the_settings_of_the_examples_are_sound(
     examples: dict[str, Any], settings: LazySettings
 ) -> None:
     settings.SESSION_ENGINE = examples["SESSION_ENGINE"]
-    settings.SESSION_STORES = examples["SESSION_STORES"]
-    assert [m for m in run_checks() if (m.id or "").startswith("kvsessions")] == []
+    assert len(examples["every_stores"]) > 4
+    for settings.SESSION_STORES in examples["every_stores"]:
+        problems = [m for m in run_checks() if (m.id or "").startswith("kvsessions")]
+        # A driver that is not installed here says nothing of the example.
+        assert [m for m in problems if "pip install" not in m.msg] == []
 
 
 def test_every_setting_is_in_the_table() -> None:
@@ -60,7 +66,8 @@ def test_every_store_is_in_the_table() -> None:
     defined = {
         f"{path.stem}.{name}"
         for path in stores.glob("*.py")
-        for name in re.findall(r"^class (\w+Store)\(Store\)", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^class (\w+Store)\((?:Stepped)?Store\)", path.read_text(), re.M)
+        if name != "SteppedStore"
     }
     listed = set(re.findall(r"^\| `(\w+\.\w+Store)`", README, re.MULTILINE))
     assert listed == defined

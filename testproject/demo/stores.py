@@ -18,6 +18,7 @@ from testservers.mysql import django_database as mysql_database
 from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
+from testservers.redis import redis_server, valkey_server
 
 SessionStores = dict[str, dict[str, Any]]
 
@@ -31,6 +32,23 @@ def only(backend: str, location: str, **options: Any) -> SessionStores:
 @contextmanager
 def semidbm(folder: Path) -> Iterator[SessionStores]:
     yield only("semidbm.SemidbmStore", str(folder / "sessions"))
+
+
+@contextmanager
+def lmdb(folder: Path) -> Iterator[SessionStores]:
+    yield only("lmdb.LMDBStore", str(folder / "sessions"))
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[SessionStores]:
+    with redis_server() as server:
+        yield only("redis.RedisStore", f"redis://127.0.0.1:{server.port}/0")
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[SessionStores]:
+    with valkey_server() as server:
+        yield only("redis.RedisStore", f"redis://127.0.0.1:{server.port}/0")
 
 
 @contextmanager
@@ -59,6 +77,9 @@ def mysql(folder: Path) -> Iterator[SessionStores]:
 
 STORES: dict[str, Callable[[Path], AbstractContextManager[SessionStores]]] = {
     "semidbm": semidbm,
+    "lmdb": lmdb,
+    "redis": redis,
+    "valkey": valkey,
     "sqlite": sqlite,
     "postgres": postgres,
     "mysql": mysql,
