@@ -51,8 +51,10 @@ def test_the_settings_of_the_examples_are_sound(
     assert len(examples["every_stores"]) > 4
     for settings.SESSION_STORES in examples["every_stores"]:
         problems = [m for m in run_checks() if (m.id or "").startswith("kvsessions")]
-        # A driver that is not installed here says nothing of the example.
-        assert [m for m in problems if "pip install" not in m.msg] == []
+        # Neither a driver that is not installed here nor the tests' own database
+        # says anything of the example.
+        problems = [m for m in problems if "pip install" not in m.msg and m.id != "kvsessions.W130"]
+        assert problems == []
 
 
 def test_every_setting_is_in_the_table() -> None:
@@ -63,11 +65,11 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_every_store_is_in_the_table() -> None:
     stores = ROOT / "django_kvsessions" / "stores"
+    pattern = re.compile(r"^class (?!Stepped)(\w+Store)\((?:Stepped)?Store\)", re.MULTILINE)
     defined = {
         f"{path.stem}.{name}"
         for path in stores.glob("*.py")
-        for name in re.findall(r"^class (\w+Store)\((?:Stepped)?Store\)", path.read_text(), re.M)
-        if name != "SteppedStore"
+        for name in pattern.findall(path.read_text())
     }
     listed = set(re.findall(r"^\| `(\w+\.\w+Store)`", README, re.MULTILINE))
     assert listed == defined
