@@ -108,6 +108,9 @@ class SessionStore(SessionBase):
             data = self.serializer().loads(payload)
             if not isinstance(data, dict):
                 raise codec.BadRecord("it holds no dict")
+        except MemoryError:
+            # It says nothing about the record.
+            raise
         except Exception as error:
             # Whatever a serializer may raise, the visitor gets a fresh session.
             security_log.warning("A session record does not verify or decode: %s", error)
@@ -303,10 +306,11 @@ class SessionStore(SessionBase):
         return True
 
     def _touch_interval(self) -> float:
-        interval = conf.touch_interval()
+        interval, age = conf.touch_interval(), self.get_expiry_age()
         if interval is None:
-            return self.get_expiry_age() / 100
-        return interval
+            return age / 100
+        # A session that lives for less than the interval would never be extended.
+        return interval if interval < age else age / 2
 
     def _next(self, payload: bytes, created: float, data: dict[str, Any] | None = None) -> Saved:
         """What is to be stored now, under a new revision."""

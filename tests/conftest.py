@@ -10,7 +10,7 @@ import pytest
 from django_kvsessions.stores import stores
 from tests.settings import BASE_DIR
 
-pytest.register_assert_rewrite("django_kvsessions.testing")
+pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
 
 #: Test modules that run whole programs.
 PROGRAMS = {"test_benchmarks", "test_demo", "test_parallel_requests"}

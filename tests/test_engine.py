@@ -554,6 +554,21 @@ def test_a_touch_interval_of_zero_touches_every_time(
     assert writes == ["touch", "touch"]
 
 
+def test_a_session_shorter_than_the_touch_interval_slides_all_the_same(
+    opened: Callable[..., Calls], settings: LazySettings
+) -> None:
+    settings.SESSION_TOUCH_INTERVAL = 3600
+    with freeze_time() as clock:
+        session = opened()
+        session.set_expiry(60)
+        session.save()
+        key = session.session.session_key
+        for _ in range(5):
+            clock.tick(40)
+            opened(key).save()
+            assert session.exists(key)
+
+
 def test_a_nested_change_is_a_change(opened: Callable[..., Calls]) -> None:
     key = saved(cart={"apple": 1})
     session = opened(key)

@@ -229,7 +229,10 @@ class SemidbmStore(Store):
     ) -> None:
         super().__init__(max_record_size=max_record_size)
         if fcntl is None:
-            raise ImproperlyConfigured("SemidbmStore needs file locks, which this platform lacks.")
+            raise ImproperlyConfigured(
+                "SemidbmStore needs file locks, which this platform lacks: use another BACKEND, "
+                "such as django_kvsessions.stores.database.DatabaseStore."
+            )
         if not location:
             raise ImproperlyConfigured("SemidbmStore needs a LOCATION: a folder for the sessions.")
         if durability not in DURABILITIES:
