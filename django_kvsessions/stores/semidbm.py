@@ -91,7 +91,7 @@ class Busy(Exception):
 
 def live_from() -> int:
     """Index entries below this have expired."""
-    return time.time_ns() // 1000 + 1 << _EXPIRY_SHIFT
+    return int(time.time() * 1_000_000) + 1 << _EXPIRY_SHIFT
 
 
 def record_bytes(entry: int) -> int:
@@ -182,7 +182,7 @@ class Generation:
 
     def live(self, key: bytes) -> int | None:
         entry = self.index.get(key)
-        if entry is None or entry >> _EXPIRY_SHIFT <= time.time_ns() // 1000:
+        if entry is None or entry >> _EXPIRY_SHIFT <= int(time.time() * 1_000_000):
             return None
         return entry
 
