@@ -7,6 +7,7 @@ import pkgutil
 import re
 import sys
 import tempfile
+from abc import ABCMeta
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -58,18 +59,16 @@ def import_modules() -> int:
 
 def ask_for_extras() -> None:
     """Each store that has an extra says so where it is missing."""
-    from django_kvsessions.stores.base import Store
-
     extras = metadata("django-kvsessions").get_all("Provides-Extra") or []
     for extra in extras:
         try:
             module = importlib.import_module(f"django_kvsessions.stores.{extra}")
         except ModuleNotFoundError:
             continue  # It is not a store's.
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Store) and value is not Store:
-                complaint = refusal(value, LOCATIONS[extra])
-                assert f"pip install django-kvsessions[{extra}]" in complaint, complaint
+        own = [value for value in vars(module).values() if value.__class__ is ABCMeta]
+        (backend,) = [value for value in own if value.__module__ == module.__name__]
+        complaint = refusal(backend, LOCATIONS[extra])
+        assert f"pip install django-kvsessions[{extra}]" in complaint, complaint
 
 
 def refusal(backend: Callable[..., object], location: str) -> str:
