@@ -10,6 +10,8 @@ __all__ = ["merge"]
 Dumps = Callable[[Any], Any]
 
 _MISSING = object()
+# Values of one of these types that are equal are the same.
+_EXACT = (str, int, bool, type(None), bytes)
 
 
 def merge(
@@ -37,7 +39,8 @@ def merge(
 
 
 def _by_dump(values: dict[Any, Any], dumps: Dumps) -> dict[Any, tuple[Any, Any]]:
-    return {dumps(key): (key, value) for key, value in values.items()}
+    # A text stands for itself; no dump, being bytes, is equal to one.
+    return {key if type(key) is str else dumps(key): (key, value) for key, value in values.items()}
 
 
 def _merge_value(base: Any, mine: Any, theirs: Any, dumps: Dumps) -> Any:
@@ -53,4 +56,6 @@ def _merge_value(base: Any, mine: Any, theirs: Any, dumps: Dumps) -> Any:
 def _same(one: Any, other: Any, dumps: Dumps) -> bool:
     if one is _MISSING or other is _MISSING:
         return one is other
+    if type(one) in _EXACT and type(one) is type(other):
+        return bool(one == other)
     return bool(dumps(one) == dumps(other))
