@@ -668,6 +668,10 @@ class TestPermissions:
     @pytest.mark.parametrize("what", ["parent", "data.mdb", "lock.mdb"])
     def test_a_missing_permission_is_named(self, folder: Path, what: str) -> None:
         code = """
+            import tempfile
+            # The driver imports parts of itself late, perhaps from where that user may not look.
+            with tempfile.TemporaryDirectory() as other:
+                LMDBStore(other + "/sessions").load(key(1))
             if os.geteuid() == 0:
                 os.setgroups([]); os.setgid(65534); os.setuid(65534)
             try:
