@@ -190,30 +190,22 @@ class SessionStore(SessionBase):
                 raise UpdateError
             self._saved = found[0]._replace(revision=ANY)
         for attempt in range(SAVE_ATTEMPTS):
-            payload = self._serialized()
-            if self._is_unchanged(payload):
+            payload, former = self._serialized(), self._saved
+            is_any = former.revision == ANY
+            # Judged by the bytes, since a nested change leaves the modified flag alone.
+            if payload == former.payload and not (is_any or former.stale):
                 if (yield from self._touch(key)) is False:
                     raise UpdateError
                 return
-            saved = self._next(payload, self._saved.created)
-            if (yield self._replace(key, saved, self._saved.revision)):
+            saved = self._next(payload, former.created)
+            if (yield self._replace(key, saved, former.revision)):
                 self._keep(saved)
                 return
-            if self._saved.revision == ANY:
+            if is_any:
                 raise UpdateError
             yield from self._rebase(key, payload)
             yield clock, "sleep", (pause(attempt),), {}
         raise StoreUnavailable(f"Other requests were faster than this one {SAVE_ATTEMPTS} times.")
-
-    def _is_unchanged(self, payload: bytes) -> bool:
-        # Judged by the bytes: a nested change leaves the modified flag alone.
-        saved = self._saved
-        return (
-            saved is not None
-            and saved.payload == payload
-            and not saved.stale
-            and saved.revision != ANY
-        )
 
     def _replace(self, key: bytes, saved: Saved, revision: int) -> Call:
         expected = {} if revision == ANY else {"expected": revision}
@@ -315,12 +307,13 @@ class SessionStore(SessionBase):
     def _next(self, payload: bytes, created: float, data: dict[str, Any] | None = None) -> Saved:
         """What is to be stored now, under a new revision."""
         data = self._session if data is None else data
-        user_id = data.get(USER_ID)
-        owner = b"" if user_id is None else codec.owner_digest(str(user_id))
-        saved = self._saved
-        if owner and saved is not None and owner != saved.owner and not saved.stale:
-            # A login starts a new life.
-            created = now()
+        owner = b""
+        if (user_id := data.get(USER_ID)) is not None:
+            owner = codec.owner_digest(str(user_id))
+            saved = self._saved
+            if saved is not None and owner != saved.owner and not saved.stale:
+                # A login starts a new life.
+                created = now()
         revision = int.from_bytes(os.urandom(8), "big") >> 1
         return Saved(payload, created, self._expires(data, created), revision, owner)
 

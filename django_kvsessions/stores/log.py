@@ -122,11 +122,15 @@ def read_record(log: LogFile, key: bytes, start: int, size: int) -> Record | Non
     return Record(blob[data:-4], expires, revision, blob[data - owner_size : data])
 
 
-def read_head(log: LogFile, start: int) -> tuple[int, bytes]:
-    """Revision and owner of a record that is known to be there, without reading its data."""
+def read_revision(log: LogFile, start: int) -> int:
+    """The revision of a record that is known to be there."""
+    return int.from_bytes(os.pread(log.descriptor, 8, start + 8 + KEY_SIZE + 8), "big")
+
+
+def read_owner(log: LogFile, start: int) -> bytes:
+    """The owner of a record that is known to be there."""
     blob = os.pread(log.descriptor, VALUE_OVERHEAD, start + 8 + KEY_SIZE)
-    _, revision, owner_size = _VALUE.unpack_from(blob)
-    return revision, blob[_VALUE.size : _VALUE.size + owner_size] if owner_size else b""
+    return blob[_VALUE.size : _VALUE.size + _VALUE.unpack_from(blob)[2]]
 
 
 def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterator[Entry]:

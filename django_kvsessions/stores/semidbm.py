@@ -59,6 +59,9 @@ GARBAGE_FLOOR = 4 * 1024 * 1024
 REPLACED = b"\0"
 #: Seconds until a folder that was swapped by hand is noticed, if not by a write before.
 LOOK_INTERVAL = 1.0
+#: How many revisions a process keeps in mind.
+SEEN_LATELY = 1000
+NOT_SEEN = (0, -1)
 #: Seconds between attempts, where another process is at it or one has failed.
 COMPACTION_PAUSE = 5.0
 #: Seconds without a write after which the syncing thread ends.
@@ -72,7 +75,6 @@ MOVE_BATCH = 500
 # the record starts, the size of its value, and which of the two files of its
 # generation it is in. In this order, so that entries compare by expiry.
 _EXPIRY_SHIFT, _START_SHIFT, _SIZE_SHIFT = 65, 25, 1
-_START_MASK = 2**40 - 1
 _SIZE_MASK = logfile.MAX_VALUE_SIZE
 _PLACE_MASK = 2**_EXPIRY_SHIFT - 1
 
@@ -126,6 +128,8 @@ class Generation:
         self.flag = 0
         self.logs: list[LogFile | None] = [log, None]
         self.index: dict[bytes, int] = {}
+        #: The revisions of records read lately, so that a save after a load need not look.
+        self.seen: dict[bytes, tuple[int, int]] = {}
         self.end = len(logfile.FILE_HEADER)
         self.damaged = False
         self.moved = (0, 0)
@@ -192,15 +196,38 @@ class Generation:
         if log is None:
             return None
         place = entry & _PLACE_MASK
-        return logfile.read_record(
+        record = logfile.read_record(
             log, key, place >> _START_SHIFT, place >> _SIZE_SHIFT & _SIZE_MASK
         )
+        if record is not None:
+            if len(self.seen) >= SEEN_LATELY:
+                self.seen.clear()
+            self.seen[key] = entry, record.revision
+        return record
 
-    def read_head(self, entry: int) -> tuple[int, bytes]:
-        """Revision and owner of an index entry, without reading the data."""
+    def revision(self, key: bytes) -> int:
+        """The revision of a live record, without reading its data; -1 where it is gone."""
+        entry = self.live(key)
+        if entry is None:
+            return -1
+        seen, revision = self.seen.get(key, NOT_SEEN)
+        if seen == entry:
+            return revision
         log = self.logs[entry & 1]
-        assert log is not None, "only with the state held, so that nothing moves"
-        return logfile.read_head(log, entry >> _START_SHIFT & _START_MASK)
+        if log is None:
+            # It moved just now, and is found in its new place.
+            return self.revision(key)
+        return logfile.read_revision(log, (entry & _PLACE_MASK) >> _START_SHIFT)
+
+    def owner(self, key: bytes) -> bytes:
+        """The owner of a live record, without reading its data; empty where it is gone."""
+        entry = self.live(key)
+        if entry is None:
+            return b""
+        log = self.logs[entry & 1]
+        if log is None:
+            return self.owner(key)
+        return logfile.read_owner(log, (entry & _PLACE_MASK) >> _START_SHIFT)
 
 
 class SemidbmStore(Store):
@@ -318,7 +345,7 @@ class SemidbmStore(Store):
             if expected is None:
                 if generation.live(key) is None:
                     return False
-            elif self._head(generation, key)[0] != expected:
+            elif generation.revision(key) != expected:
                 return False
             self._put(generation, key, record)
         finally:
@@ -517,15 +544,9 @@ class SemidbmStore(Store):
                     return former.successor(log, copied_end, end)
         return Generation(log)
 
+    @reports_os_errors
     def _owner(self, key: bytes) -> bytes:
-        generation = self._current_generation()
-        return self._head(generation, key)[1]
-
-    def _head(self, generation: Generation, key: bytes) -> tuple[int, bytes]:
-        """Revision and owner of a record; no revision at all where it is gone."""
-        with self._state:
-            entry = generation.live(key)
-            return (-1, b"") if entry is None else generation.read_head(entry)
+        return self._current().owner(key)
 
     def _read(self, generation: Generation, key: bytes) -> Record | None:
         """A live record, with the writer's lock held; one that is damaged is dropped."""
@@ -764,8 +785,11 @@ class SemidbmStore(Store):
     def _compact(self) -> None:
         generation = self._current()
         if generation.is_moving:
-            assert self._mover is not None
-            self._mover.join()
+            # The thread that moves is started with the state held.
+            with self._state:
+                mover = self._mover
+            if mover is not None:
+                mover.join()
             generation = self._current()
         if generation.is_moving:
             raise OSError(f"{self._data_path} is still following the last compaction")
