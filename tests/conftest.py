@@ -16,13 +16,18 @@ pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.t
 PROGRAMS = {"test_benchmarks", "test_demo", "test_parallel_requests"}
 #: Test modules of code that meets nothing of Django but its settings and errors.
 SAME_ON_EVERY_DJANGO = {
+    "test_dynamodb",
+    "test_firestore",
     "test_layered",
+    "test_libsql",
     "test_lmdb",
     "test_memory",
     "test_merging",
+    "test_mongodb",
     "test_redis",
     "test_semidbm",
     "test_serializers",
+    "test_surrealdb",
     "test_testing",
 }
 
