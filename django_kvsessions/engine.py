@@ -27,7 +27,7 @@ T = TypeVar("T")
 # Two collisions of 160 random bits in a row do not happen: a store that says so is broken.
 CREATE_ATTEMPTS = 100
 # Of any number of requests that change one session at once, one succeeds in each round.
-SAVE_ATTEMPTS = 200
+SAVE_ATTEMPTS = 1000
 LONGEST_PAUSE = 0.05
 # In the place of a revision: whatever is there is to be replaced.
 ANY = -1
