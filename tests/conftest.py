@@ -14,20 +14,17 @@ pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.t
 
 #: Test modules that run whole programs.
 PROGRAMS = {"test_benchmarks", "test_demo", "test_parallel_requests"}
+#: Test modules whose drivers are only installed where the servers are.
+DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}
 #: Test modules of code that meets nothing of Django but its settings and errors.
 SAME_ON_EVERY_DJANGO = {
-    "test_dynamodb",
-    "test_firestore",
     "test_layered",
-    "test_libsql",
     "test_lmdb",
     "test_memory",
     "test_merging",
-    "test_mongodb",
     "test_redis",
     "test_semidbm",
     "test_serializers",
-    "test_surrealdb",
     "test_testing",
 }
 
@@ -37,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in PROGRAMS:
             item.add_marker("slow")
+        if item.path.stem in DRIVERS:
+            item.add_marker("servers")
         if item.path.stem in SAME_ON_EVERY_DJANGO:
             item.add_marker("same")
 
