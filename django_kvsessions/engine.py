@@ -194,7 +194,11 @@ class SessionStore(SessionBase):
             is_any = former.revision == ANY
             # Judged by the bytes, since a nested change leaves the modified flag alone.
             if payload == former.payload and not (is_any or former.stale):
-                if (yield from self._touch(key)) is False:
+                is_there = yield from self._touch(key)
+                if is_there is None and self.modified:
+                    # Nothing to write, and yet who saves wants to know of a logout.
+                    is_there = (yield self.store, "load", (key,), {}) is not None
+                if is_there is False:
                     raise UpdateError
                 return
             saved = self._next(payload, former.created)

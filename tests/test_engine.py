@@ -276,6 +276,16 @@ def test_a_save_never_brings_a_session_back(opened: Callable[..., Calls]) -> Non
     assert not slow.exists(key)
 
 
+def test_a_save_that_changes_nothing_tells_of_a_logout_too(opened: Callable[..., Calls]) -> None:
+    key = saved(a=1)
+    slow = opened(key)
+    assert slow.get("a") == 1
+    SessionStore(key).flush()
+    slow.session["a"] = 1
+    with pytest.raises(UpdateError):
+        slow.save()
+
+
 def test_clear_and_save_do_not_bring_a_session_back(opened: Callable[..., Calls]) -> None:
     key = saved(a=1)
     slow = opened(key)
