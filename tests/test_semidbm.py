@@ -25,6 +25,7 @@ import pytest
 import semidbm
 from django.core.exceptions import ImproperlyConfigured
 
+from django_kvsessions.stores import generation
 from django_kvsessions.stores import semidbm as module
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.semidbm import SemidbmStore
@@ -93,7 +94,7 @@ class AlwaysCompacting(SemidbmStore):
 
 
 def always_compacting(folder: Path) -> SemidbmStore:
-    module.GARBAGE_FLOOR = 0
+    generation.GARBAGE_FLOOR = 0
     module.COMPACTION_PAUSE = 0.05
     module.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
@@ -108,7 +109,9 @@ class TestUnderStress(Processes):
 
     @pytest.fixture
     def make_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
-        for name in ("GARBAGE_FLOOR", "COMPACTION_PAUSE", "MOVE_BATCH"):
+        # What ``always_compacting`` changes is put back after the test.
+        monkeypatch.setattr(generation, "GARBAGE_FLOOR", generation.GARBAGE_FLOOR)
+        for name in ("COMPACTION_PAUSE", "MOVE_BATCH"):
             monkeypatch.setattr(module, name, getattr(module, name))
         return partial(always_compacting, folder)
 
@@ -504,7 +507,7 @@ def test_deletes_during_a_compaction_stay_deleted(
 def test_garbage_is_compacted_by_itself(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GARBAGE_FLOOR", 10_000)
+    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 10_000)
     reader = SemidbmStore(folder)
     store.create(key(1), record(1))
     for revision in range(2000):
@@ -522,7 +525,7 @@ def test_garbage_is_compacted_by_itself(
 def test_clean_up_ends_with_a_compaction_where_it_pays(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GARBAGE_FLOOR", 1000)
+    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 1000)
     for number in range(1000):
         store.create(key(number), record(number, expires=LATER if number < 100 else 1.0))
     before = (folder / "data").stat().st_size

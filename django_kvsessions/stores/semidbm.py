@@ -40,6 +40,13 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
 )
 from django_kvsessions.stores.filelock import FairLock, FileLock, LockTimeout, fcntl, open_private
+from django_kvsessions.stores.generation import (
+    PLACE_MASK,
+    SIZE_SHIFT,
+    START_SHIFT,
+    Generation,
+    live_from,
+)
 from django_kvsessions.stores.log import LogFile
 
 __all__ = ["SemidbmStore"]
@@ -53,15 +60,10 @@ T = TypeVar("T")
 DURABILITIES = ("process", "interval", "full")
 #: Seconds that an acknowledged write may stay unsynced with durability "interval".
 SYNC_INTERVAL = 1.0
-#: Garbage up to this many bytes is never worth a compaction.
-GARBAGE_FLOOR = 4 * 1024 * 1024
 #: Not a record: whoever finds it behind the last one looks for another file in the log's place.
 REPLACED = b"\0"
 #: Seconds until a folder that was swapped by hand is noticed, if not by a write before.
 LOOK_INTERVAL = 1.0
-#: How many revisions a process keeps in mind.
-SEEN_LATELY = 1000
-NOT_SEEN = (0, -1)
 #: Seconds between attempts, where another process is at it or one has failed.
 COMPACTION_PAUSE = 5.0
 #: Seconds without a write after which the syncing thread ends.
@@ -70,13 +72,6 @@ IDLE_SYNCER = 10.0
 SHORT_TAIL = 64 * 1024
 #: Records moved over at a time after a compaction.
 MOVE_BATCH = 500
-
-# An index entry is one integer of 48 bytes: the expiry in microseconds, where
-# the record starts, the size of its value, and which of the two files of its
-# generation it is in. In this order, so that entries compare by expiry.
-_EXPIRY_SHIFT, _START_SHIFT, _SIZE_SHIFT = 65, 25, 1
-_SIZE_MASK = logfile.MAX_VALUE_SIZE
-_PLACE_MASK = 2**_EXPIRY_SHIFT - 1
 
 #: Former inode and its final size; new inode, where the live records copied at
 #: first end in it, and where it continued.
@@ -89,15 +84,6 @@ _no_waiting: ContextVar[bool] = ContextVar("no_waiting", default=False)
 
 class Busy(Exception):
     """The writer's lock is taken, and the caller is not to wait."""
-
-
-def live_from() -> int:
-    """Index entries below this have expired."""
-    return int(time.time() * 1_000_000) + 1 << _EXPIRY_SHIFT
-
-
-def record_bytes(entry: int) -> int:
-    return (entry >> _SIZE_SHIFT & _SIZE_MASK) + logfile.OVERHEAD
 
 
 def reports_os_errors(
@@ -113,121 +99,6 @@ def reports_os_errors(
             raise self._unavailable(error) from error
 
     return reporting
-
-
-class Generation:
-    """The log as this process knows it: files, index, and how far it is parsed.
-
-    ``logs`` has the current file at place ``flag`` and, while the index moves
-    over after a compaction, its predecessor at the other. A reader takes one
-    generation and finds files and index in it that fit together.
-    """
-
-    def __init__(self, log: LogFile) -> None:
-        self.log = log
-        self.flag = 0
-        self.logs: list[LogFile | None] = [log, None]
-        self.index: dict[bytes, int] = {}
-        #: The revisions of records read lately, so that a save after a load need not look.
-        self.seen: dict[bytes, tuple[int, int]] = {}
-        self.end = len(logfile.FILE_HEADER)
-        self.damaged = False
-        self.moved = (0, 0)
-        #: Up to this size of the log a compaction cannot be worth it.
-        self.compact_from = GARBAGE_FLOOR
-
-    def successor(self, log: LogFile, copied_end: int, end: int) -> Generation:
-        """The same records, going on from ``end`` in another file.
-
-        Up to ``copied_end`` each key is in it at most once.
-        """
-        following = Generation(log)
-        following.flag = 1 - self.flag
-        following.logs = [log, self.log] if self.flag else [self.log, log]
-        following.index = self.index
-        following.end = end
-        following.moved = (copied_end, end)
-        return following
-
-    @property
-    def is_moving(self) -> bool:
-        return None not in self.logs
-
-    @property
-    def may_need_compaction(self) -> bool:
-        return self.damaged or self.end > self.compact_from
-
-    def needs_compaction(self) -> bool:
-        """Whether garbage exceeds the live bytes by GARBAGE_FLOOR. Looks at every entry."""
-        if not self.may_need_compaction:
-            return False
-        live = sum(map(record_bytes, list(self.index.values())))
-        self.compact_from = 2 * live + GARBAGE_FLOOR
-        return self.may_need_compaction
-
-    def parse(self, stop: int) -> None:
-        """Take in what the log has up to ``stop`` or the first bytes that do not verify."""
-        index, flag = self.index, self.flag
-        for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
-            if size > 0:
-                # entry(), written out: this runs once a record at every start.
-                index[key] = int(expires * 1_000_000) << 65 | start << 25 | size << 1 | flag
-            else:
-                index.pop(key, None)
-            self.end = end
-
-    def entry(self, expires: float, start: int, size: int) -> int:
-        return (
-            int(expires * 1_000_000) << _EXPIRY_SHIFT
-            | start << _START_SHIFT
-            | size << _SIZE_SHIFT
-            | self.flag
-        )
-
-    def live(self, key: bytes) -> int | None:
-        entry = self.index.get(key)
-        if entry is None or entry >> _EXPIRY_SHIFT <= int(time.time() * 1_000_000):
-            return None
-        return entry
-
-    def read(self, key: bytes, entry: int) -> Record | None:
-        """The record of an index entry; ``None`` if it moved meanwhile, or is damaged."""
-        log = self.logs[entry & 1]
-        if log is None:
-            return None
-        place = entry & _PLACE_MASK
-        record = logfile.read_record(
-            log, key, place >> _START_SHIFT, place >> _SIZE_SHIFT & _SIZE_MASK
-        )
-        if record is not None:
-            if len(self.seen) >= SEEN_LATELY:
-                self.seen.clear()
-            self.seen[key] = entry, record.revision
-        return record
-
-    def revision(self, key: bytes) -> int:
-        """The revision of a live record, without reading its data; -1 where it is gone."""
-        entry = self.live(key)
-        if entry is None:
-            return -1
-        seen, revision = self.seen.get(key, NOT_SEEN)
-        if seen == entry:
-            return revision
-        log = self.logs[entry & 1]
-        if log is None:
-            # It moved just now, and is found in its new place.
-            return self.revision(key)
-        return logfile.read_revision(log, (entry & _PLACE_MASK) >> _START_SHIFT)
-
-    def owner(self, key: bytes) -> bytes:
-        """The owner of a live record, without reading its data; empty where it is gone."""
-        entry = self.live(key)
-        if entry is None:
-            return b""
-        log = self.logs[entry & 1]
-        if log is None:
-            return self.owner(key)
-        return logfile.read_owner(log, (entry & _PLACE_MASK) >> _START_SHIFT)
 
 
 class SemidbmStore(Store):
@@ -844,8 +715,8 @@ class SemidbmStore(Store):
             for key, start, end, size, _ in logfile.read_log(log, position, stop):
                 position = end
                 entry = index.get(key, 0)
-                place = start << _START_SHIFT | size << _SIZE_SHIFT | generation.flag
-                if entry & _PLACE_MASK == place and entry >= limit:
+                place = start << START_SHIFT | size << SIZE_SHIFT | generation.flag
+                if entry & PLACE_MASK == place and entry >= limit:
                     buffer += log.read(end - start, start)
                     if len(buffer) > 256 * 1024:
                         new.append(bytes(buffer))
