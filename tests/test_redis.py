@@ -513,7 +513,7 @@ class TestFailover:
         kept = record()
         store.create(KEY, kept)
         until(lambda: b"slave0" in (info := command(primary.port, "INFO")) and b"lag=0" in info)
-        command(primary.port, "WAIT 1 5000")
+        until(lambda: command(replica.port, "DBSIZE").startswith(b":1"))
         primary.kill()
         for call in calls(store):
             with pytest.raises(StoreUnavailable, match="primary"):
@@ -527,7 +527,7 @@ class TestFailover:
         primary, replica = pair
         store = RedisStore([url(primary), url(replica)])
         store.create(KEY, record())
-        command(primary.port, "WAIT 1 5000")
+        until(lambda: command(replica.port, "DBSIZE").startswith(b":1"))
         command(replica.port, "REPLICAOF NO ONE")
         command(primary.port, f"REPLICAOF 127.0.0.1 {replica.port}")
         assert store.replace(KEY, record(b"new"))

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -138,6 +139,11 @@ class Server:
         """Stop it from running, with its connections open (SIGSTOP)."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # Each of its threads is stopped on its own, and may answer once more before.
+        for status in Path(f"/proc/{self.process.pid}/task").glob("*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                while status.read_text().rpartition(")")[2].split()[0] not in "tT":
+                    time.sleep(0.001)
 
     def resume(self) -> None:
         assert self.process is not None
