@@ -44,6 +44,7 @@ def test_the_examples_run(examples: dict[str, Any]) -> None:
     assert guest.first_seen < guest.last_seen
 
 
+@pytest.mark.django_db
 def test_the_settings_of_the_examples_are_sound(
     examples: dict[str, Any], settings: LazySettings
 ) -> None:
