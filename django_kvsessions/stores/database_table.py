@@ -72,14 +72,16 @@ class Table:
             for column, value in zip(COLUMNS[1:], values[1:], strict=True)
         )
         read = ", ".join(f"{quote(name)}.{quote(column)}" for column in COLUMNS)
-        live = f"{key} = {blob} AND {expires} > %s"
+        # Not by the index of expiries, which MySQL would take where there are few rows: an
+        # expiry that another request moves meanwhile is not found there.
+        when = f"{key} = {blob} AND {expires} + 0"
+        live = f"{when} > %s"
 
         self.load = f"SELECT {read} FROM {self.quoted} WHERE {live}"
         self.insert = f"INSERT INTO {self.quoted} ({columns}) VALUES ({', '.join(values)})"
         self.replace = f"UPDATE {self.quoted} SET {settings} WHERE {live}"
         self.swap = f"{self.replace} AND {revision} = %s"
-        self.take_over = f"UPDATE {self.quoted} SET {settings} WHERE {key} = {blob} "
-        self.take_over += f"AND {expires} <= %s"
+        self.take_over = f"UPDATE {self.quoted} SET {settings} WHERE {when} <= %s"
         self.touch = f"UPDATE {self.quoted} SET {quote('expires')} = %s WHERE {live}"
         self.delete = f"DELETE FROM {self.quoted} WHERE {live}"
         # An expired record counts as absent: the same statement takes its place.
