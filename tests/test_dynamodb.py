@@ -6,6 +6,9 @@ import asyncio
 import http.client
 import json
 import os
+import socket
+import struct
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -103,6 +106,19 @@ class TestDynalite(DynamoDBConformance):
                 dynalite.start()
 
         return killed
+
+
+@pytest.mark.servers
+def test_dynalite_outlives_a_client_that_is_killed_while_it_sends(dynalite: Server) -> None:
+    process = dynalite.process
+    assert process is not None
+    with socket.create_connection(("127.0.0.1", dynalite.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        time.sleep(0.1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    assert dynalite.answers()
 
 
 class Proxy(ThreadingHTTPServer):

@@ -11,6 +11,13 @@ from testservers.node import node_module
 
 __all__ = ["dynalite_server", "moto_server"]
 
+# It would end with the first client that is killed while it sends a request.
+OUTLIVE_CLIENTS = """\
+process.on("uncaughtException", (error) => {
+    if (error.code !== "ECONNRESET") throw error
+})
+"""
+
 
 def moto_server() -> Server:
     """All of DynamoDB's methods, but lax; killed, it has lost everything."""
@@ -31,7 +38,10 @@ def dynalite_server() -> Server:
     script = node_module("dynalite", "dynalite/cli.js")
 
     def command(folder: Path, port: int) -> list[str]:
-        line = [node, str(script), "--host", "127.0.0.1", "--port", str(port)]
+        preload = folder / "outlive-clients.js"
+        preload.write_text(OUTLIVE_CLIENTS)
+        line = [node, "--require", str(preload), str(script)]
+        line += ["--host", "127.0.0.1", "--port", str(port)]
         line += ["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]
         return [*line, "--path", str(folder / "data")]
 
