@@ -8,6 +8,7 @@ import ssl
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,9 +98,7 @@ class File:
             _inherited.append(mine.pop("connection"))
         if "connection" not in mine or mine["generation"] != self._generation:
             mine.pop("connection", None)
-            make_folder(os.path.dirname(self._path))
-            # Made here, or it would be open to everyone; its WAL gets the same mode.
-            os.close(open_private(self._path, os.O_RDWR))
+            self._make()
             # The driver would wait for others' locks with the GIL held, and stop every
             # thread, the lock's holder among them: the store waits instead.
             connection = libsql.connect(self._path, timeout=0, isolation_level=None)
@@ -107,6 +106,19 @@ class File:
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             mine.update(connection=connection, generation=self._generation, pid=os.getpid())
         return mine["connection"]
+
+    def _make(self) -> None:
+        """Make the file for its owner only, where there is none; its WAL gets the same mode."""
+        if os.path.exists(self._path):
+            return
+        make_folder(os.path.dirname(self._path))
+        # Under another name: to close any descriptor of a database lets go of the locks that
+        # the process has on it, and the next one to leave would remove its WAL.
+        temporary = f"{self._path}.{os.getpid()}-{threading.get_ident()}"
+        os.close(open_private(temporary, os.O_RDWR))
+        with suppress(FileExistsError):
+            os.link(temporary, self._path)
+        os.unlink(temporary)
 
     def close(self) -> None:
         # A connection is closed by its own thread, at its next use or its end.
