@@ -16,8 +16,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +127,12 @@ def another(path: Path) -> AbstractContextManager[Any]:
     return closing(libsql.connect(str(path), timeout=0, isolation_level=None))
 
 
+def come_and_go(path: Path, key: bytes) -> bool:
+    """What another process does: create a record, and leave."""
+    with closing(LibSQLStore(path)) as store:
+        return store.create(key, record())
+
+
 class TestFaultsOfFiles:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
@@ -141,6 +149,18 @@ class TestFaultsOfFiles:
         store.create(KEY, record())
         for each in path.parent.iterdir():
             assert stat.S_IMODE(each.stat().st_mode) == 0o600
+
+    def test_a_process_that_leaves_takes_no_write_of_others_with_it(
+        self, store: LibSQLStore, path: Path
+    ) -> None:
+        # Only the last one to leave may remove the WAL, and it tells by the others' locks.
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(store.load, KEY).result() is None
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            assert process.submit(come_and_go, path, OTHER).result()
+            assert store.load(OTHER) is not None
+            assert store.create(KEY, record())
+            assert not process.submit(come_and_go, path, KEY).result()
 
     def test_a_wait_for_a_lock_ends_and_stops_no_other_thread(
         self, store: LibSQLStore, path: Path
