@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from testservers.dynamodb import dynalite_server
+from testservers.firestore import firestore_emulator
+from testservers.libsql import sqld_server
+from testservers.mongodb import mongodb_server
 from testservers.mysql import django_database as mysql_database
 from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
 from testservers.redis import redis_server, valkey_server
+from testservers.surrealdb import PASSWORD as SURREALDB_PASSWORD
+from testservers.surrealdb import surrealdb_server
 
 SessionStores = dict[str, dict[str, Any]]
 
@@ -75,6 +81,56 @@ def mysql(folder: Path) -> Iterator[SessionStores]:
         yield stores
 
 
+@contextmanager
+def mongodb(folder: Path) -> Iterator[SessionStores]:
+    with mongodb_server() as server:
+        yield only("mongodb.MongoDBStore", f"mongodb://127.0.0.1:{server.port}/sessions")
+
+
+@contextmanager
+def dynamodb(folder: Path) -> Iterator[SessionStores]:
+    with dynalite_server() as server:
+        yield only(
+            "dynamodb.DynamoDBStore",
+            "sessions",
+            endpoint_url=f"http://127.0.0.1:{server.port}",
+            region_name="eu-west-1",
+            aws_access_key_id="anybody",
+            aws_secret_access_key="anything",
+        )
+
+
+@contextmanager
+def firestore(folder: Path) -> Iterator[SessionStores]:
+    with firestore_emulator() as server:
+        address = f"127.0.0.1:{server.port}"
+        with patch.dict(os.environ, FIRESTORE_EMULATOR_HOST=address):
+            yield only("firestore.FirestoreStore", "sessions", project="demo-sessions")
+
+
+@contextmanager
+def libsql(folder: Path) -> Iterator[SessionStores]:
+    yield only("libsql.LibSQLStore", str(folder / "sessions.db"))
+
+
+@contextmanager
+def sqld(folder: Path) -> Iterator[SessionStores]:
+    with sqld_server() as server:
+        yield only("libsql.LibSQLStore", f"http://127.0.0.1:{server.port}")
+
+
+@contextmanager
+def surrealdb(folder: Path) -> Iterator[SessionStores]:
+    """Its server: a file of the embedded engine belongs to one process alone."""
+    with surrealdb_server() as server:
+        yield only(
+            "surrealdb.SurrealDBStore",
+            f"http://127.0.0.1:{server.port}",
+            username="root",
+            password=SURREALDB_PASSWORD,
+        )
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[SessionStores]]] = {
     "semidbm": semidbm,
     "lmdb": lmdb,
@@ -83,4 +139,10 @@ STORES: dict[str, Callable[[Path], AbstractContextManager[SessionStores]]] = {
     "sqlite": sqlite,
     "postgres": postgres,
     "mysql": mysql,
+    "mongodb": mongodb,
+    "dynamodb": dynamodb,
+    "firestore": firestore,
+    "libsql": libsql,
+    "sqld": sqld,
+    "surrealdb": surrealdb,
 }

@@ -92,13 +92,19 @@ class Command(BaseCommand):
                 raise CommandError(f"{name} is not installed: pip install gunicorn httpx")
         from demo.traffic import Traffic
 
-        subprocess.run(
-            [*MANAGE, "migrate", "--verbosity", "0"], env={**os.environ, **environment}, check=True
-        )
         workers, threads, clients = options["workers"], options["threads"], options["clients"]
         engine = options["engine"]
+        preparations = [["migrate", "--verbosity", "0"]]
         if not engine.startswith("django.contrib."):
             engine += f" on {options['store']}"
+            preparations.append(["setupsessions"])
+        for command in preparations:
+            subprocess.run(
+                [*MANAGE, *command],
+                env={**os.environ, **environment},
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         self.stdout.write(
             f"{engine}: {workers} gunicorn workers with {threads} threads each, "
             f"{clients} visitors at a time\n\n"
