@@ -25,7 +25,8 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.dynamodb import LARGEST, DynamoDBStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import MakeStore
+from tests.full_races import FullRaces
 from tests.servers import serve
 from testservers import Server, free_port
 from testservers.dynamodb import dynalite_server, moto_server
@@ -64,20 +65,17 @@ def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> R
     return Record(data, time.time() + seconds, int.from_bytes(os.urandom(8), "big") >> 1, owner)
 
 
-class DynamoDBConformance(StoreConformance):
+class DynamoDBConformance(FullRaces):
     pytestmark = pytest.mark.servers
 
     removes_expired_itself = True
-    racers = 4
     race_keys = 6
     increments = 4
     scans = 3
     expired_records = 6
     # A page has 1 MB, which JSON multiplies.
     scan_records = 1500
-    processes = 2
     process_keys = 10
-    process_increments = 5
     kill_threads = 1
     kill_keys = 6
     kills = 1

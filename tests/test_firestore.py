@@ -21,7 +21,8 @@ from django.test import override_settings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.firestore import FirestoreStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import MakeStore
+from tests.full_races import FullRaces
 from tests.servers import missing, serve
 from testservers import Server, free_port
 from testservers.firestore import firestore_emulator
@@ -51,7 +52,7 @@ def new_collection() -> str:
     return f"c{uuid.uuid4().hex}"
 
 
-class TestFirestore(StoreConformance):
+class TestFirestore(FullRaces):
     # gRPC does not survive a fork while other threads use it.
     fork_safe = False
     race_keys = 5
@@ -59,9 +60,7 @@ class TestFirestore(StoreConformance):
     scans = 2
     scan_records = 150
     expired_records = 15
-    processes = 2
     process_keys = 15
-    process_increments = 5
     kill_threads = 1
     kills = 1
 

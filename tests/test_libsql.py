@@ -30,7 +30,8 @@ from django.test import override_settings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.libsql import LibSQLStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import MakeStore
+from tests.full_races import FullRaces
 from tests.servers import missing, serve
 from testservers import Server, free_port
 from testservers.libsql import sqld_server
@@ -82,7 +83,7 @@ def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> R
     return Record(data, time.time() + seconds, revision, owner)
 
 
-class TestFile(StoreConformance):
+class TestFile(FullRaces):
     expiry_resolution = 0
 
     @pytest.fixture
@@ -91,16 +92,14 @@ class TestFile(StoreConformance):
 
 
 @pytest.mark.servers
-class TestServer(StoreConformance):
+class TestServer(FullRaces):
     expiry_resolution = 0
     race_keys = 5
     increments = 5
     scans = 2
     # What the HTTP client holds for a page is about five megabytes, whatever the total.
-    scan_records = 2000
-    processes = 2
+    scan_records = 1500
     process_keys = 20
-    process_increments = 10
     kill_threads = 1
     kills = 2
 

@@ -23,7 +23,8 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.mongodb import MongoDBStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import MakeStore
+from tests.full_races import FullRaces
 from tests.servers import serve
 from testservers import free_port
 from testservers.mongodb import MongoDBServer, mongodb_server
@@ -85,10 +86,9 @@ def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> R
 
 
 @pytest.mark.servers
-class TestMongoDB(StoreConformance):
+class TestMongoDB(FullRaces):
     kills = 2
     process_keys = 50
-    process_increments = 20
     scans = 10
     scan_records = 500
 
@@ -104,7 +104,7 @@ class TestMongoDB(StoreConformance):
 if REAL:
 
     @pytest.mark.servers
-    class TestRealMongoDB(StoreConformance):
+    class TestRealMongoDB(FullRaces):
         @pytest.fixture
         def make_store(self) -> Iterator[MakeStore]:
             import pymongo

@@ -22,7 +22,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions.steps import run
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import MakeStore
+from tests.full_races import FullRaces
 from tests.servers import missing, serve
 from testservers import Server
 from testservers.surrealdb import PASSWORD, surrealdb_server
@@ -37,7 +38,7 @@ def driver() -> None:
         missing("surrealdb is not installed: pip install django-kvsessions[surrealdb]")
 
 
-class TestFile(StoreConformance):
+class TestFile(FullRaces):
     """One process alone may have the file, and a fork is another."""
 
     shared_between_processes = False
@@ -72,15 +73,13 @@ def server() -> Iterator[Server]:
 # The driver's, when it sends the largest records over HTTP.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.servers
-class TestServer(StoreConformance):
+class TestServer(FullRaces):
     expiry_resolution = 0
     race_keys = 5
     increments = 5
     scans = 2
     scan_records = 150
-    processes = 2
     process_keys = 15
-    process_increments = 5
     kill_threads = 1
     kills = 1
 
