@@ -18,6 +18,25 @@ process.on("uncaughtException", (error) => {
 })
 """
 
+# A write would find its condition true and be done only after another's, of which it then
+# takes the place; the service has no such gap.
+ONE_BY_ONE = """\
+import threading
+import moto.server
+
+serve, turn = moto.server.run_simple, threading.Lock()
+
+def serve_one_by_one(host, port, application, **options):
+    def one_by_one(environ, start_response):
+        with turn:
+            return application(environ, start_response)
+
+    serve(host, port, one_by_one, **options)
+
+moto.server.run_simple = serve_one_by_one
+moto.server.main()
+"""
+
 
 def moto_server() -> Server:
     """All of DynamoDB's methods, but lax; killed, it has lost everything."""
@@ -26,7 +45,7 @@ def moto_server() -> Server:
             raise Missing(f"{module} is not installed: pip install moto[server,dynamodb]")
 
     def command(folder: Path, port: int) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        return [sys.executable, "-c", ONE_BY_ONE, "-H", "127.0.0.1", "-p", str(port)]
 
     # An interpreter in development mode would be slow, and warn of what is not ours.
     return Server(command, env={"PYTHONDEVMODE": "", "PYTHONWARNINGS": "ignore"})
