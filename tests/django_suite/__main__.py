@@ -73,13 +73,12 @@ def main() -> int:
     if not any(not argument.startswith("-") for argument in arguments):
         arguments += LABELS
     with ExitStack() as stack:
+        stores, databases = session_stores(stack)
         environment = {
             **os.environ,
             "PYTHONPATH": os.fspath(ROOT),
-            "DJANGO_SUITE_DATABASE": os.path.join(
-                stack.enter_context(tempfile.TemporaryDirectory()), "sessions.sqlite3"
-            ),
-            "DJANGO_SUITE_STORES": json.dumps(session_stores(stack)),
+            "DJANGO_SUITE_DATABASES": json.dumps(databases),
+            "DJANGO_SUITE_STORES": json.dumps(stores),
         }
         command = [sys.executable, "runtests.py", "--settings=tests.django_suite.settings"]
         return subprocess.run(

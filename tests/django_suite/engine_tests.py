@@ -71,10 +71,10 @@ for alias in settings.SESSION_STORES:
     name = f"{alias.capitalize()}StoreTests"
     attributes: dict[str, Any] = {"__module__": __name__}
     test_case: type[TransactionTestCase] = TestCase
-    if alias == "database":
+    if alias in settings.DATABASES:
         # Within a test's own transaction no other thread would see anything.
         attributes |= {
-            "databases": {"default", "sessions"},
+            "databases": {"default", alias},
             "available_apps": ["django.contrib.sessions"],
         }
         test_case = TransactionTestCase

@@ -8,13 +8,18 @@ import os
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3"},
     "other": {"ENGINE": "django.db.backends.sqlite3"},
-    # A file, because the store's async methods come from other threads.
-    "sessions": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
-        "TEST": {"NAME": os.environ["DJANGO_SUITE_DATABASE"]},
-    },
+    **json.loads(os.environ["DJANGO_SUITE_DATABASES"]),
 }
+
+
+class TablesOfTheirOwn:
+    """In a store's database there is nothing but what it makes there by itself."""
+
+    def allow_migrate(self, db: str, app_label: str, **hints: object) -> bool | None:
+        return None if db in ("default", "other") else False
+
+
+DATABASE_ROUTERS = [TablesOfTheirOwn()]
 SECRET_KEY = "django_tests_secret_key"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 USE_TZ = False
