@@ -26,6 +26,9 @@ from testservers.redis import redis_server, valkey_server
 from testservers.surrealdb import PASSWORD as SURREALDB_PASSWORD
 from testservers.surrealdb import surrealdb_server
 
+#: Seconds to wait for servers that share the machine with the site and its visitors.
+PATIENCE = 20
+
 SessionStores = dict[str, dict[str, Any]]
 
 
@@ -84,7 +87,8 @@ def mysql(folder: Path) -> Iterator[SessionStores]:
 @contextmanager
 def mongodb(folder: Path) -> Iterator[SessionStores]:
     with mongodb_server() as server:
-        yield only("mongodb.MongoDBStore", f"mongodb://127.0.0.1:{server.port}/sessions")
+        url = f"mongodb://127.0.0.1:{server.port}/sessions"
+        yield only("mongodb.MongoDBStore", url, socketTimeoutMS=PATIENCE * 1000)
 
 
 @contextmanager
@@ -93,6 +97,7 @@ def dynamodb(folder: Path) -> Iterator[SessionStores]:
         yield only(
             "dynamodb.DynamoDBStore",
             "sessions",
+            timeout=PATIENCE,
             endpoint_url=f"http://127.0.0.1:{server.port}",
             region_name="eu-west-1",
             aws_access_key_id="anybody",
@@ -105,18 +110,19 @@ def firestore(folder: Path) -> Iterator[SessionStores]:
     with firestore_emulator() as server:
         address = f"127.0.0.1:{server.port}"
         with patch.dict(os.environ, FIRESTORE_EMULATOR_HOST=address):
-            yield only("firestore.FirestoreStore", "sessions", project="demo-sessions")
+            project = "demo-sessions"
+            yield only("firestore.FirestoreStore", "sessions", project=project, timeout=PATIENCE)
 
 
 @contextmanager
 def libsql(folder: Path) -> Iterator[SessionStores]:
-    yield only("libsql.LibSQLStore", str(folder / "sessions.db"))
+    yield only("libsql.LibSQLStore", str(folder / "sessions.db"), timeout=PATIENCE)
 
 
 @contextmanager
 def sqld(folder: Path) -> Iterator[SessionStores]:
     with sqld_server() as server:
-        yield only("libsql.LibSQLStore", f"http://127.0.0.1:{server.port}")
+        yield only("libsql.LibSQLStore", f"http://127.0.0.1:{server.port}", timeout=PATIENCE)
 
 
 @contextmanager
@@ -126,6 +132,7 @@ def surrealdb(folder: Path) -> Iterator[SessionStores]:
         yield only(
             "surrealdb.SurrealDBStore",
             f"http://127.0.0.1:{server.port}",
+            timeout=PATIENCE,
             username="root",
             password=SURREALDB_PASSWORD,
         )
