@@ -97,8 +97,6 @@ class TestServer(FullRaces):
     race_keys = 5
     increments = 5
     scans = 2
-    # What the HTTP client holds for a page is about five megabytes, whatever the total.
-    scan_records = 1500
     process_keys = 20
     kill_threads = 1
     kills = 2

@@ -13,12 +13,13 @@ def statements(table: str) -> dict[str, str]:
     take_over = ", ".join(f"{field} = excluded.{field}" for field in fields)
 
     def page(condition: str) -> str:
-        # Some of the rows, as many as fit into so many bytes, and at least one.
+        # Some of the rows, as many as fit into so many bytes, and at least one. Only of
+        # these is the data read.
         return (
-            "SELECT data, expires, revision, owner, key FROM ("
-            "SELECT *, SUM(length(data)) OVER (ORDER BY key) - length(data) AS bytes FROM ("
-            f"SELECT * FROM {table} WHERE {condition} AND key > ? ORDER BY key LIMIT ?)"
-            ") WHERE bytes <= ? ORDER BY key"
+            f"SELECT data, expires, revision, owner, key FROM {table} WHERE key IN ("
+            "SELECT key FROM (SELECT key, SUM(size) OVER (ORDER BY key) - size AS before FROM ("
+            f"SELECT key, length(data) AS size FROM {table} WHERE {condition} AND key > ? "
+            "ORDER BY key LIMIT ?)) WHERE before <= ?) ORDER BY key"
         )
 
     return {
@@ -38,7 +39,8 @@ def statements(table: str) -> dict[str, str]:
         f"(SELECT COUNT(*) FROM {table} WHERE expires <= ?), "
         "page_count * page_size FROM pragma_page_count(), pragma_page_size()",
         "table": f"CREATE TABLE IF NOT EXISTS {table} (key BLOB PRIMARY KEY NOT NULL, "
-        "data BLOB NOT NULL, expires BLOB NOT NULL, revision BLOB NOT NULL, owner BLOB)",
+        # What comes after the data could not be read without going through it.
+        "expires BLOB NOT NULL, revision BLOB NOT NULL, owner BLOB, data BLOB NOT NULL)",
         "by expiry": f"CREATE INDEX IF NOT EXISTS {table}_expires ON {table} (expires)",
         # Visitors who are not logged in need no place in it.
         "by owner": f"CREATE INDEX IF NOT EXISTS {table}_owner ON {table} (owner, key) "
