@@ -71,7 +71,7 @@ def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
         if len(compressed) < len(payload):
             payload, flags = compressed, _COMPRESSED
     sealed = _HEADER.pack(_VERSION, flags, created) + payload
-    return sealed + _tag(_digests()[0], key, owner, sealed)
+    return sealed + _tag(_digests()[0], _tagged(key, owner, sealed))
 
 
 def open_record(key: bytes, owner: bytes, data: bytes) -> tuple[bytes, float, bool]:
@@ -80,18 +80,18 @@ def open_record(key: bytes, owner: bytes, data: bytes) -> tuple[bytes, float, bo
     The serialised data, the Unix time of the session's creation, and whether
     it was sealed under a former SECRET_KEY.
     """
-    sealed, tag = data[:-_TAG_SIZE], data[-_TAG_SIZE:]
-    if len(sealed) < _HEADER.size:
+    if len(data) < _HEADER.size + _TAG_SIZE:
         raise BadRecord("too short")
+    tagged, tag = _tagged(key, owner, data[:-_TAG_SIZE]), data[-_TAG_SIZE:]
     for digest in (digests := _digests()):
-        if compare_digest(_tag(digest, key, owner, sealed), tag):
+        if compare_digest(_tag(digest, tagged), tag):
             break
     else:
         raise BadRecord("its tag does not match")
-    version, flags, created = _HEADER.unpack_from(sealed)
+    version, flags, created = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise BadRecord(f"unknown version {version}")
-    payload = sealed[_HEADER.size :]
+    payload = data[_HEADER.size : -_TAG_SIZE]
     if flags & _COMPRESSED:
         payload = zlib.decompress(payload)
     return payload, created, digest is not digests[0]
@@ -104,10 +104,14 @@ def owner_digest(user_id: str) -> bytes:
     return digest.digest()
 
 
-def _tag(keyed: hashlib.blake2b, key: bytes, owner: bytes, sealed: bytes) -> bytes:
-    digest = keyed.copy()
+def _tagged(key: bytes, owner: bytes, sealed: bytes) -> bytes:
     # With the owner's size, so that no bytes can pass from it into what follows.
-    digest.update(key + _OWNER_SIZES[len(owner)] + owner + sealed)
+    return key + _OWNER_SIZES[len(owner)] + owner + sealed
+
+
+def _tag(keyed: hashlib.blake2b, tagged: bytes) -> bytes:
+    digest = keyed.copy()
+    digest.update(tagged)
     return digest.digest()
 
 

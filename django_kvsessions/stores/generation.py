@@ -22,6 +22,10 @@ SIZE_MASK = logfile.MAX_VALUE_SIZE
 PLACE_MASK = 2**EXPIRY_SHIFT - 1
 
 
+class Unreadable(Exception):
+    """A record has moved since the index said where it is, or is damaged."""
+
+
 def live_from() -> int:
     """Index entries below this have expired."""
     return int(time.time() * 1_000_000) + 1 << EXPIRY_SHIFT
@@ -83,14 +87,15 @@ class Generation:
 
     def parse(self, stop: int) -> None:
         """Take in what the log has up to ``stop`` or the first bytes that do not verify."""
-        index, flag = self.index, self.flag
-        for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
+        index, flag, end = self.index, self.flag, self.end
+        for key, start, following, size, expires in logfile.read_log(self.log, end, stop):
             if size > 0:
                 # entry(), written out: this runs once a record at every start.
                 index[key] = int(expires * 1_000_000) << 65 | start << 25 | size << 1 | flag
             else:
                 index.pop(key, None)
-            self.end = end
+            end = following
+        self.end = end
 
     def entry(self, expires: float, start: int, size: int) -> int:
         return (
@@ -100,26 +105,31 @@ class Generation:
             | self.flag
         )
 
+    def load(self, key: bytes) -> Record | None:
+        """A live record, as of now. ``Unreadable`` where it is not what the index says."""
+        entry = self.index.get(key)
+        if entry is None or entry >> EXPIRY_SHIFT <= int(time.time() * 1_000_000):
+            return None
+        log = self.logs[entry & 1]
+        if log is None:
+            raise Unreadable
+        place = entry & PLACE_MASK
+        record = logfile.read_record(
+            log, key, place >> START_SHIFT, place >> SIZE_SHIFT & SIZE_MASK
+        )
+        if record is None:
+            raise Unreadable
+        seen = self.seen
+        if len(seen) >= SEEN_LATELY:
+            seen.clear()
+        seen[key] = entry, record[2]
+        return record
+
     def live(self, key: bytes) -> int | None:
         entry = self.index.get(key)
         if entry is None or entry >> EXPIRY_SHIFT <= int(time.time() * 1_000_000):
             return None
         return entry
-
-    def read(self, key: bytes, entry: int) -> Record | None:
-        """The record of an index entry; ``None`` if it moved meanwhile, or is damaged."""
-        log = self.logs[entry & 1]
-        if log is None:
-            return None
-        place = entry & PLACE_MASK
-        record = logfile.read_record(
-            log, key, place >> START_SHIFT, place >> SIZE_SHIFT & SIZE_MASK
-        )
-        if record is not None:
-            if len(self.seen) >= SEEN_LATELY:
-                self.seen.clear()
-            self.seen[key] = entry, record.revision
-        return record
 
     def revision(self, key: bytes) -> int:
         """The revision of a live record, without reading its data; -1 where it is gone."""

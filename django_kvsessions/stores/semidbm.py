@@ -45,6 +45,7 @@ from django_kvsessions.stores.generation import (
     SIZE_SHIFT,
     START_SHIFT,
     Generation,
+    Unreadable,
     live_from,
 )
 from django_kvsessions.stores.log import LogFile
@@ -175,15 +176,12 @@ class SemidbmStore(Store):
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
         try:
-            generation = self._current()
-            entry = generation.live(key)
-            record = None if entry is None else generation.read(key, entry)
+            return self._current().load(key)
+        except Unreadable:
+            return self._read_again(key)
         except OSError as error:
             # The decorator of the other methods would be felt here.
             raise self._unavailable(error) from error
-        if entry is not None and record is None:
-            record = self._read_again(key)
-        return record
 
     @reports_os_errors
     def _read_again(self, key: bytes) -> Record | None:
@@ -422,17 +420,15 @@ class SemidbmStore(Store):
     def _read(self, generation: Generation, key: bytes) -> Record | None:
         """A live record, with the writer's lock held; one that is damaged is dropped."""
         with self._state:
-            entry = generation.live(key)
-            if entry is None:
-                return None
-            record = generation.read(key, entry)
-            if record is None:
+            try:
+                return generation.load(key)
+            except Unreadable:
                 security_log.error(
                     "A session record in %s is damaged and reads as no session.", self._data_path
                 )
                 generation.index.pop(key)
                 generation.damaged = True
-            return record
+                return None
 
     # Writing
 
