@@ -30,6 +30,7 @@ from django_kvsessions.stores import semidbm as module
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.semidbm import SemidbmStore
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance
+from django_kvsessions.testing_processes import wait_until
 
 LATER = time.time() + 1e6
 
@@ -727,19 +728,18 @@ def test_full_durability_syncs_before_it_acknowledges(folder: Path, syncs: list[
 def test_writers_at_once_share_a_sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SemidbmStore(folder, durability="full")
     store.create(key(0), record(0))
-    count = 0
-    lock = threading.Lock()
+    syncs = 0
 
-    def slow_sync(descriptor: int) -> None:
-        nonlocal count
-        with lock:
-            count += 1
-        time.sleep(0.02)
+    def sync(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        # The first one lasts until the others have written and wait.
+        wait_until(lambda: store.stats().live == 17, 60)
 
-    monkeypatch.setattr(os, "fdatasync", slow_sync)
+    monkeypatch.setattr(os, "fdatasync", sync)
     with ThreadPoolExecutor(16) as threads:
-        assert all(threads.map(lambda n: store.create(key(n), record(n)), range(1, 161)))
-    assert count < 80
+        assert all(threads.map(lambda n: store.create(key(n), record(n)), range(1, 17)))
+    assert syncs == 2
     store.close()
 
 
