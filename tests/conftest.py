@@ -13,7 +13,7 @@ from tests.settings import BASE_DIR
 pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
 
 #: Test modules that run whole programs.
-PROGRAMS = {"test_benchmarks", "test_demo", "test_parallel_requests"}
+PROGRAMS = {"test_benchmarks", "test_demo", "test_faults", "test_parallel_requests"}
 #: Test modules whose drivers are only installed where the servers are.
 DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}
 #: Test modules of code that meets nothing of Django but its settings and errors.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,29 @@ class PostgresServer(Server):
             cwd=self.folder,
             env=environment,
         )
+
+    def pause(self) -> None:
+        # First the one that starts all others.
+        super().pause()
+        self.signal_children(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal_children(signal.SIGCONT)
+        super().resume()
+
+    def end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.signal_children(signal.SIGCONT)
+        super().end(number)
+
+    def signal_children(self, number: signal.Signals) -> None:
+        """To the processes that serve the connections, which are not in its process group."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in children.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(child), number)
 
     def stop(self) -> None:
         """End it in good order, and the connections with it (SIGINT, a fast shutdown)."""

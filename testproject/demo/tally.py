@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,6 +33,10 @@ class Tally:
     killed: int = 0
     killed_at: float = -math.inf
     cut_off: int = 0
+    #: Whether the store is being made to fail, so that the site may refuse what it is asked.
+    disturbed: bool = False
+    #: How often it did, by status.
+    refused: Counter[int] = field(default_factory=Counter)
 
     errors: list[str] = field(default_factory=list)
     came_back: dict[str, str] = field(default_factory=dict)

@@ -30,9 +30,13 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 #: Seconds that a slow request waits for its session to be ended, and after which it is.
 HOLD, OVERTAKE = 1.0, 0.1
 
+#: Seconds before asking again what was not answered.
+PATIENCE = 0.05
+
 
 class CutOff(Exception):
-    """The worker was killed before it answered; what was asked may be done or not."""
+    """The worker was killed before it answered, or the store failed; what was asked may be
+    done or not."""
 
 
 class EndOfVisit(Exception):
@@ -84,15 +88,22 @@ class Browser:
     async def open(
         self, path: str, form: dict[str, Any] | None = None, *, follow: bool = True
     ) -> Page:
-        """Get a page, or post the form; ``CutOff`` where a killed worker is to blame."""
-        method = "GET"
+        """Get a page, or post the form; ``CutOff`` where a killed worker or store is to blame."""
+        method, is_done = "GET", False
         if form is not None:
             method, form = "POST", {**form, "csrfmiddlewaretoken": self.token}
         while True:
-            response = await self.send(method, path, form)
+            try:
+                response = await self.send(method, path, form)
+            except CutOff:
+                if not is_done:
+                    raise
+                await asyncio.sleep(PATIENCE)
+                continue
             if not (follow and response.is_redirect):
                 break
-            method, path, form = "GET", response.headers["Location"], None
+            # From here on the change is acknowledged, and every page has to show it.
+            method, path, form, is_done = "GET", response.headers["Location"], None, True
         text = response.text
         if found := TOKEN.search(text):
             self.token = found[1]
@@ -109,6 +120,7 @@ class Browser:
         )
 
     async def send(self, method: str, path: str, form: dict[str, Any] | None) -> httpx.Response:
+        disturbed = self.tally.disturbed
         try:
             response = await self.client.request(method, path, data=form)
         except httpx.TransportError as error:
@@ -121,6 +133,11 @@ class Browser:
         if form is None or "seconds" not in form:
             self.tally.latencies.append(response.elapsed.total_seconds())
         self.tally.last_worker = int(response.headers.get("X-Worker", 0))
+        if response.is_server_error and (disturbed or self.tally.disturbed):
+            self.tally.refused[response.status_code] += 1
+            if settings.SESSION_COOKIE_NAME in response.headers.get("Set-Cookie", ""):
+                self.tally.errors.append(f"{method} {path}: an error came with a session cookie")
+            raise CutOff
         if cookie := response.cookies.get(settings.SESSION_COOKIE_NAME):
             self.tally.created.add(cookie)
         return response
@@ -245,15 +262,15 @@ class Visitor:
     ) -> None:
         """Open a page and check what it shows: what the last one did, with these changes.
 
-        Where a killed worker swallowed the answer, everything has to be as it was before or
-        as it should be after; then the visit goes on from there.
+        Where a killed worker swallowed the answer, or the site refused, everything has to be
+        as it was before or as it should be after; then the visit goes on from there.
         """
         after = self.expected._replace(**changes)
         while True:
             try:
                 page = await self.browser.open(path, form)
             except CutOff:
-                page = await self.look()
+                page = await self.look(after)
                 if page.shown == self.expected != after:
                     continue
                 if new_id and page.shown == Shown():
@@ -263,12 +280,15 @@ class Visitor:
         self.check(page, after, path)
         self.expected = after
 
-    async def look(self) -> Page:
+    async def look(self, after: Shown) -> Page:
         while True:
-            try:
-                return await self.browser.open("/session/")
-            except CutOff:
-                pass
+            is_calm = not self.tally.disturbed
+            with suppress(CutOff):
+                page = await self.browser.open("/session/")
+                # What was refused may still wait in a server that does not run.
+                if is_calm or page.shown not in (self.expected, after):
+                    return page
+            await asyncio.sleep(PATIENCE)
 
     def check(self, page: Page, expected: Shown, path: str) -> None:
         if page.status != 200:
