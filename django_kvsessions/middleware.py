@@ -78,11 +78,16 @@ class SessionMiddleware(DjangoSessionMiddleware):
             ) from None
         except StoreUnavailable:
             logger.exception("The session could not be saved.")
-            unavailable = HttpResponse("The session store is unavailable.", status=503)
-            patch_vary_headers(unavailable, ("Cookie",))
-            return unavailable
-        is_new = modified and request.COOKIES.get(name) != session.session_key
-        if is_new or getattr(session, "refreshed", modified):
+            response = HttpResponse("The session store is unavailable.", status=503)
+            patch_vary_headers(response, ("Cookie",))
+            # A login may have moved the session to another id before this, and the former one
+            # opens nothing any more.
+            is_new = session.session_key not in (None, request.COOKIES.get(name))
+            is_due = is_new and getattr(session, "refreshed", False)
+        else:
+            is_new = modified and request.COOKIES.get(name) != session.session_key
+            is_due = is_new or getattr(session, "refreshed", modified)
+        if is_due:
             yield from self._set_cookie(session, response)
         return response
 

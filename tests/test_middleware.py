@@ -54,6 +54,19 @@ def flush(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+async def acycle(request: HttpRequest) -> HttpResponse:
+    await request.session.acycle_key()
+    await request.session.aset("count", 99)
+    return HttpResponse()
+
+
+def cycle(request: HttpRequest) -> HttpResponse:
+    """As a login does."""
+    request.session.cycle_key()
+    request.session["count"] = 99
+    return HttpResponse()
+
+
 def plain(request: HttpRequest) -> HttpResponse:
     return HttpResponse("plain")
 
@@ -74,6 +87,8 @@ urlpatterns = [
     path("aread", aread),
     path("awrite", awrite),
     path("aflush", aflush),
+    path("acycle", acycle),
+    path("cycle", cycle),
     path("read", read),
     path("write", write),
     path("flush", flush),
@@ -201,6 +216,28 @@ def test_an_outage_at_the_save_is_a_503_and_the_cookie_stays(
     assert not response.cookies
     monkeypatch.undo()
     assert visitor.get("read").content == b"1"
+
+
+def test_an_outage_after_the_id_was_replaced_leaves_no_cookie_that_opens_nothing(
+    visitor: Visitor, unavailable: Unavailable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor.get("write")
+    former = visitor.cookie
+    unavailable("replace", "touch")
+    assert visitor.get("cycle").status_code == 503
+    monkeypatch.undo()
+    assert not SessionStore().exists(former)
+    assert visitor.cookie != former
+    assert visitor.get("read").content == b"1"
+
+
+def test_a_new_session_that_could_not_be_stored_gets_no_cookie(
+    visitor: Visitor, unavailable: Unavailable
+) -> None:
+    unavailable("create", "replace", "touch")
+    response = visitor.get("write")
+    assert response.status_code == 503
+    assert not response.cookies
 
 
 def test_an_outage_at_the_load_is_the_sites_to_handle_and_the_cookie_stays(
