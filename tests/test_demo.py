@@ -1,15 +1,19 @@
-"""The demo ends well on our engine, and notices when an engine breaks a promise."""
+"""The demo ends well on every store, and notices when an engine breaks a promise."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.servers import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo"]
@@ -19,6 +23,21 @@ REQUESTS = {
     "django_kvsessions.engine": 300,
     "tests.broken_engines.reviving": 100,
     "tests.broken_engines.muddled": 200,
+}
+#: The stores of the demo beside the default one, and what their drivers are imported as.
+STORES = {
+    "lmdb": "lmdb",
+    "redis": "redis",
+    "valkey": "redis",
+    "sqlite": "sqlite3",
+    "postgres": "psycopg",
+    "mysql": "MySQLdb",
+    "mongodb": "pymongo",
+    "dynamodb": "boto3",
+    "firestore": "google.cloud.firestore",
+    "libsql": "libsql",
+    "sqld": "httpx",
+    "surrealdb": "surrealdb",
 }
 ERRORS = "errors"
 CAME_BACK = "sessions that came back after logout"
@@ -103,4 +122,38 @@ def test_an_unknown_store_is_refused_with_the_names_of_those_that_exist() -> Non
     )
     assert result.returncode != 0
     assert "abacus" in result.stderr
-    assert "semidbm" in result.stderr
+    _, _, names = result.stderr.partition("choose from")
+    # So that each of them is tested here.
+    assert set(re.findall(r"\w+", names)) == {"semidbm", *STORES}
+
+
+@pytest.mark.servers
+class TestEachStore:
+    @pytest.mark.parametrize("store", STORES)
+    def test_the_demo_finds_nothing_wrong_with_the_store(self, store: str) -> None:
+        if not is_installed(STORES[store]):
+            missing(f"{STORES[store]} is not installed: tox run -e py312-django61 has it")
+        result = subprocess.run(
+            [*DEMO, "--store", store, "--requests", "100", "--clients", "4"],
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        if result.returncode == os.EX_UNAVAILABLE:
+            missing(result.stderr)
+        outcome = Outcome(result.returncode, result.stdout, result.stderr)
+        assert outcome.exit_code == 0, outcome.output + outcome.complaint
+        assert f"django_kvsessions.engine on {store}:" in outcome.output
+        assert [outcome.figure(label) for label in (ERRORS, CAME_BACK, CROSSED)] == [0, 0, 0]
+        assert outcome.figure("sessions created") > outcome.figure("sessions ended") > 0
+        assert outcome.figure("workers killed") == 1
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # A package of dots, whose parent is missing.
+        return False

@@ -79,7 +79,7 @@ class Command(BaseCommand):
                 }
                 self.run_demo(folder, environment, options)
         except Missing as reason:
-            raise CommandError(str(reason)) from reason
+            raise CommandError(str(reason), returncode=os.EX_UNAVAILABLE) from reason
         finally:
             if options["keep"]:
                 self.stdout.write(f"\nThe data and gunicorn.log are in {folder}")
@@ -99,12 +99,14 @@ class Command(BaseCommand):
             engine += f" on {options['store']}"
             preparations.append(["setupsessions"])
         for command in preparations:
-            subprocess.run(
+            done = subprocess.run(
                 [*MANAGE, *command],
                 env={**os.environ, **environment},
-                check=True,
+                check=False,
                 stdout=subprocess.DEVNULL,
             )
+            if done.returncode:
+                raise CommandError(f"manage.py {command[0]} failed.")
         self.stdout.write(
             f"{engine}: {workers} gunicorn workers with {threads} threads each, "
             f"{clients} visitors at a time\n\n"
