@@ -25,8 +25,7 @@ import pytest
 import semidbm
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.stores import generation
-from django_kvsessions.stores import semidbm as module
+from django_kvsessions.stores import compaction, generation, journal, succession, syncing
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.semidbm import SemidbmStore
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance
@@ -96,8 +95,8 @@ class AlwaysCompacting(SemidbmStore):
 
 def always_compacting(folder: Path) -> SemidbmStore:
     generation.GARBAGE_FLOOR = 0
-    module.COMPACTION_PAUSE = 0.05
-    module.MOVE_BATCH = 5
+    compaction.COMPACTION_PAUSE = 0.05
+    succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
 
 
@@ -112,8 +111,8 @@ class TestUnderStress(Processes):
     def make_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
         # What ``always_compacting`` changes is put back after the test.
         monkeypatch.setattr(generation, "GARBAGE_FLOOR", generation.GARBAGE_FLOOR)
-        for name in ("COMPACTION_PAUSE", "MOVE_BATCH"):
-            monkeypatch.setattr(module, name, getattr(module, name))
+        monkeypatch.setattr(compaction, "COMPACTION_PAUSE", compaction.COMPACTION_PAUSE)
+        monkeypatch.setattr(succession, "MOVE_BATCH", succession.MOVE_BATCH)
         return partial(always_compacting, folder)
 
 
@@ -447,8 +446,8 @@ def test_a_process_that_slept_through_compactions_wakes_up_right(
     for number in range(500):
         store.create(key(number), record(number))
     assert sleeper.load(key(1)) == record(1)
-    for compaction in range(3):
-        for number in range(compaction, 500, 5):
+    for turn in range(3):
+        for number in range(turn, 500, 5):
             store.delete(key(number))
         store.compact()
     expected = {key(number) for number in range(500) if number % 5 > 2}
@@ -462,7 +461,7 @@ def test_a_second_compaction_may_come_before_the_first_is_followed(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = SemidbmStore(folder)
-    monkeypatch.setattr(module, "MOVE_BATCH", 1)
+    monkeypatch.setattr(succession, "MOVE_BATCH", 1)
     for number in range(2000):
         store.create(key(number), record(number))
     assert slow.load(key(1)) == record(1)
@@ -481,7 +480,7 @@ def test_deletes_during_a_compaction_stay_deleted(
     other = SemidbmStore(folder)
     for number in range(300):
         store.create(key(number), record(number, size=200))
-    copy_live = store._copy_live
+    copy_live = store._compaction._copy_live
 
     def meanwhile(*args: Any) -> None:
         # Some before their records are copied, some after.
@@ -493,7 +492,7 @@ def test_deletes_during_a_compaction_stay_deleted(
             assert other.replace(key(number + 50), record(number, size=20))
         assert other.create(key(10), record(10))
 
-    monkeypatch.setattr(store, "_copy_live", meanwhile)
+    monkeypatch.setattr(store._compaction, "_copy_live", meanwhile)
     store.compact()
     expected = {key(10), *(key(number) for number in range(100, 300))}
     for each in (store, other):
@@ -549,14 +548,14 @@ def test_only_one_compaction_runs_at_a_time(
     other = SemidbmStore(folder)
     store.create(key(1), record(1))
     answers = []
-    copy_live = store._copy_live
+    copy_live = store._compaction._copy_live
 
     def meanwhile(*args: Any) -> None:
         answers.append(other.compact())
         answers.append(store.compact())
         copy_live(*args)
 
-    monkeypatch.setattr(store, "_copy_live", meanwhile)
+    monkeypatch.setattr(store._compaction, "_copy_live", meanwhile)
     assert store.compact()
     assert answers == [False, False]
     other.close()
@@ -565,7 +564,7 @@ def test_only_one_compaction_runs_at_a_time(
 def test_a_folder_that_is_removed_starts_afresh(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.1)
     store.create(key(1), record(1))
     shutil.rmtree(folder)
     time.sleep(0.2)
@@ -582,7 +581,7 @@ def test_a_restored_copy_is_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.1)
     store.create(key(1), record(1))
     shutil.copytree(folder, tmp_path / "backup")
     store.create(key(2), record(2))
@@ -838,8 +837,8 @@ def test_opening_leaves_no_trace_before_the_first_use(folder: Path) -> None:
 def test_a_store_that_is_idle_ends_its_threads(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SYNC_INTERVAL", 0.05)
-    monkeypatch.setattr(module, "IDLE_SYNCER", 0.1)
+    monkeypatch.setattr(syncing, "SYNC_INTERVAL", 0.05)
+    monkeypatch.setattr(syncing, "IDLE_SYNCER", 0.1)
 
     def threads() -> int:
         return sum(thread.name.endswith(str(folder)) for thread in threading.enumerate())
