@@ -134,28 +134,15 @@ class Documents:
         return await function((await self._clients.aget()).client)
 
     def prepare(self) -> None:
-        """Let Firestore remove what has expired, and keep the data out of its indexes."""
         client = self._clients.get().client
         # It answers or it fails; an emulator has nothing to be prepared.
         client.collection(self._collection).limit(1).get(**self._limits)
-        if os.environ.get("FIRESTORE_EMULATOR_HOST"):
-            return
-        from google.cloud import firestore_admin_v1 as admin_v1
+        if not os.environ.get("FIRESTORE_EMULATOR_HOST"):
+            from django_kvsessions.stores.firestore_fields import prepare
 
-        arguments = self._arguments()
-        admin = admin_v1.FirestoreAdminClient(credentials=arguments.get("credentials"))
-        where = f"projects/{client.project}/databases/{self._options['database']}"
-        fields = f"{where}/collectionGroups/{self._collection}/fields"
-        ttl = admin.get_field(name=f"{fields}/expires", **self._limits)
-        if "ttl_config" not in ttl:
-            field = admin_v1.Field(name=ttl.name, ttl_config=admin_v1.Field.TtlConfig())
-            mask = {"paths": ["ttl_config"]}
-            admin.update_field(request={"field": field, "update_mask": mask}, **self._limits)
-        data = admin.get_field(name=f"{fields}/data", **self._limits)
-        if data.index_config.indexes:
-            field = admin_v1.Field(name=data.name, index_config=admin_v1.Field.IndexConfig())
-            mask = {"paths": ["index_config"]}
-            admin.update_field(request={"field": field, "update_mask": mask}, **self._limits)
+            where = f"projects/{client.project}/databases/{self._options['database']}"
+            collection = f"{where}/collectionGroups/{self._collection}"
+            prepare(collection, self._arguments().get("credentials"), self._limits)
 
     async def aprepare(self) -> None:
         await asyncio.to_thread(self.prepare)
@@ -168,11 +155,14 @@ class Documents:
 
     def _failure(self, error: Exception) -> StoreUnavailable:
         database, project = self._options["database"], self._options["project"]
-        where = f"Firestore's database {database!r} of project {project or 'by default'!r}"
+        where = (
+            f"Firestore's collection {self._collection!r} (LOCATION), in the database "
+            f"{database!r} of project {project or 'by default'!r},"
+        )
         text = str(error) or type(error).__name__
         if isinstance(error, exceptions.NotFound):
             return StoreUnavailable(
-                f"{where} is not there (OPTIONS['project'] and OPTIONS['database']): {text}"
+                f"{where} has no such database (OPTIONS['project'] and OPTIONS['database']): {text}"
             )
         denied = (GoogleAuthError, exceptions.Forbidden, exceptions.Unauthorized)
         if isinstance(error, (*denied, OSError, ValueError)):
