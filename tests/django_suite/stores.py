@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -93,6 +93,8 @@ DATABASES: Served = {
     "postgres": (postgres_server, postgres_database),
     "mariadb": (mariadb_server, mysql_database),
 }
+#: What their drivers are imported as, and installed by.
+DRIVERS = {"postgres": ("psycopg", "psycopg[binary]"), "mariadb": ("MySQLdb", "mysqlclient")}
 
 
 def session_stores(stack: ExitStack) -> tuple[dict[str, Entry], dict[str, Entry]]:
@@ -152,11 +154,13 @@ def with_drivers(entries: dict[str, Entry]) -> dict[str, Entry]:
     found = {}
     for alias, entry in entries.items():
         try:
-            if "ENGINE" in entry:
-                import_module(f"{entry['ENGINE']}.base")
+            if alias in DRIVERS:
+                module, package = DRIVERS[alias]
+                if find_spec(module) is None:
+                    raise Missing(f"{module} is not installed: pip install {package}")
             else:
                 import_string(entry["BACKEND"])(entry["LOCATION"], **entry["OPTIONS"])
-        except ImproperlyConfigured as reason:
+        except (ImproperlyConfigured, Missing) as reason:
             leave_out(alias, reason)
         else:
             found[alias] = entry
