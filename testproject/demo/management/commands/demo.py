@@ -39,7 +39,13 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--store", choices=STORES, default="semidbm")
+        parser.add_argument(
+            "--store",
+            choices=STORES,
+            default="semidbm",
+            help="Where the sessions are kept; what server it needs is started for the demo. "
+            "Default: %(default)s.",
+        )
         parser.add_argument(
             "--engine",
             default="django_kvsessions.engine",
