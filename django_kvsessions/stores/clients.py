@@ -66,21 +66,40 @@ class Clients:
             self._loops.pop(loop, None)
             await client.close()
 
-    def close(self) -> None:
+    def opened(self) -> Any:
+        """The client of this process; ``None`` where there is none now."""
+        self._check_fork()
+        return self._client
+
+    def opened_in_loop(self) -> Any:
+        """The client of the running event loop; ``None`` where it has none now."""
+        self._check_fork()
+        client, _ = self._loops.get(asyncio.get_running_loop(), (None, None))
+        return client
+
+    def drop(self) -> None:
+        """Close the client of this process, so that the next use makes another."""
         self._check_fork()
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    async def adrop(self) -> None:
+        """Close the client of the running event loop."""
+        self._check_fork()
+        opened = self._loops.get(asyncio.get_running_loop())
+        if opened is not None:
+            await opened[1].aclose()
+
+    def close(self) -> None:
+        self.drop()
         for loop, (_, lifetime) in list(self._loops.items()):
             # The others are closed by their own loops.
             if loop.is_running():
                 asyncio.run_coroutine_threadsafe(_end(lifetime), loop)
 
     async def aclose(self) -> None:
-        self._check_fork()
-        opened = self._loops.get(asyncio.get_running_loop())
-        if opened is not None:
-            await opened[1].aclose()
+        await self.adrop()
         self.close()
 
 

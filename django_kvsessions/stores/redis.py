@@ -27,7 +27,8 @@ from django_kvsessions.stores.base import (
 )
 
 if TYPE_CHECKING:
-    from django_kvsessions.stores.redis_client import Command, Node
+    from django_kvsessions.stores.redis_connections import Command
+    from django_kvsessions.stores.redis_node import Node
 
 __all__ = ["RedisStore"]
 
