@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 DJANGO = "django.contrib.sessions"
 OURS = "kvsessions"
+LMDB = "kvsessions-lmdb"
 
 OPERATIONS = ("load", "save", "create", "delete", "plain", "read", "write")
 # More than any run stores: an engine that culls would be measured on fewer sessions.
@@ -35,14 +37,24 @@ class Contender:
     clears: bool = True
     #: Starts from a copy of another contender's folder instead of filling its own.
     copy_of: str | None = None
+    #: The contender that fills its folder, where its own writes would take too long.
+    filled_by: str | None = None
 
 
-def semidbm(durability: str) -> Callable[[Path], dict[str, Any]]:
+def embedded(backend: str, durability: str) -> Callable[[Path], dict[str, Any]]:
     def settings(folder: Path) -> dict[str, Any]:
-        options = {"durability": durability}
-        return {"SESSION_STORES": {"default": {"LOCATION": folder / "store", "OPTIONS": options}}}
+        store = {
+            "BACKEND": f"django_kvsessions.stores.{backend}",
+            "LOCATION": folder / "store",
+            "OPTIONS": {"durability": durability},
+        }
+        return {"SESSION_STORES": {"default": store}}
 
     return settings
+
+
+semidbm = partial(embedded, "semidbm.SemidbmStore")
+lmdb = partial(embedded, "lmdb.LMDBStore")
 
 
 def sqlite(folder: Path, **more: Any) -> dict[str, Any]:
@@ -116,6 +128,21 @@ CONTENDERS = {
             semidbm("full"),
             operations=("save",),
             copy_of=OURS,
+        ),
+        Contender(
+            LMDB,
+            "kvsessions on LMDB, safe",
+            "django_kvsessions.engine",
+            lmdb("safe"),
+            filled_by="kvsessions-lmdb-process",
+        ),
+        Contender(
+            "kvsessions-lmdb-process",
+            "kvsessions on LMDB, process",
+            "django_kvsessions.engine",
+            lmdb("process"),
+            operations=("save",),
+            copy_of=LMDB,
         ),
         Contender("db", "db, SQLite", f"{DJANGO}.backends.db", db, rows=True),
         Contender("db-wal", "db, SQLite WAL, NORMAL", f"{DJANGO}.backends.db", db_wal, rows=True),

@@ -16,7 +16,10 @@ OWN_COLOUR, OTHER_COLOUR, TEXT_COLOUR = "#0c7c59", "#a9b4c2", "#27323f"
 
 
 def plot(results: Result, path: Path) -> None:
-    """Bars of what each engine takes, at 100,000 sessions or the largest size below."""
+    """Bars of what each engine takes, at 100,000 sessions or the largest size below.
+
+    Draws nothing where none of the operations that it shows was measured.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -25,17 +28,24 @@ def plot(results: Result, path: Path) -> None:
 
     sizes = sorted(map(int, results["operations"]))
     size = max([one for one in sizes if one <= 100_000] or sizes[:1])
-    panels = measured(results, str(size))
+    panels = {title: bars for title, bars in measured(results, str(size)).items() if bars}
+    if not panels:
+        return
     plt.rcParams.update(
         {"font.size": 10, "text.color": TEXT_COLOUR, "axes.labelcolor": TEXT_COLOUR}
     )
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.4), layout="constrained")
+    rows = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(
+        rows, 2, figsize=(11, 3.7 * rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     figure.suptitle(
         f"Microseconds for one operation, {size:,} sessions (shorter is better, log scale)",
         fontsize=14,
         fontweight="bold",
     )
-    for axis, (title, bars) in zip(axes.flat, panels.items(), strict=True):
+    for axis, (title, bars) in zip(axes.flat, panels.items(), strict=False):
         names = sorted(bars, key=lambda name: -median(bars[name]))
         middles = [median(bars[name]) for name in names]
         spreads = [
@@ -95,6 +105,6 @@ def measured(results: Result, size: str) -> dict[str, dict[str, list[float]]]:
             # Two noisy figures: their difference may fall below what an axis can show.
             name: [max(figure, 0.1) for figure in added(results, size, name)]
             for name in known
-            if "read" in figures[name]
+            if {"read", "plain"} <= set(figures[name])
         },
     }

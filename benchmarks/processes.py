@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from benchmarks.engines import OURS, Contender
+from benchmarks.engines import CONTENDERS, OURS, Contender
 
 ROOT = Path(__file__).parent.parent
 BEFORE = "before"
@@ -91,7 +91,8 @@ class Population:
         contender = self.contender
         ends = contender.in_process and not contender.rows
         if not (ends or contender.stateless or contender.copy_of):
-            with self.new_worker() as worker:
+            filler = CONTENDERS[contender.filled_by] if contender.filled_by else contender
+            with replace(self, contender=filler).new_worker() as worker:
                 worker.ask("fill", count=self.size)
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import PARTS
-from benchmarks.engines import CONTENDERS, OPERATIONS, OURS
+from benchmarks.engines import CONTENDERS, LMDB, OPERATIONS, OURS
 from benchmarks.processes import ROOT, Population
 from benchmarks.sample import session_data, session_key
 from benchmarks.targets import targets
@@ -41,7 +41,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
         *TINY,
         "--steps=2",
         "--processes=1,2",
-        f"--engines={OURS},kvsessions-full,file",
+        f"--engines={OURS},kvsessions-full,{LMDB},file",
         "--skip=kvsessions-full@100",
         f"--folder={folder}",
         f"--json={folder / 'results.json'}",
@@ -84,6 +84,20 @@ def test_output_ends_with_every_target(tiny_run: tuple[dict[str, Any], str, Path
 
 def test_plot_is_drawn(tiny_run: tuple[dict[str, Any], str, Path]) -> None:
     assert tiny_run[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_shows_what_was_measured_and_no_more(tmp_path: Path) -> None:
+    for operations, is_drawn in (("load,delete", True), ("delete", False)):
+        run = benchmark(
+            *TINY,
+            f"--engines={OURS}",
+            "--parts=operations",
+            f"--operations={operations}",
+            f"--plot={tmp_path / 'results.png'}",
+        )
+        assert run.returncode == 0, run.stderr
+        assert (tmp_path / "results.png").exists() == is_drawn
+        (tmp_path / "results.png").unlink(missing_ok=True)
 
 
 def test_nothing_is_left_behind(tiny_run: tuple[dict[str, Any], str, Path]) -> None:
@@ -168,7 +182,7 @@ def test_filling_in_bulk_stores_what_the_engine_would(name: str, tmp_path: Path)
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("name", [OURS, "db", "file"])
+@pytest.mark.parametrize("name", [OURS, LMDB, "db", "file"])
 def test_expired_sessions_count_and_go(name: str, tmp_path: Path) -> None:
     population = Population(CONTENDERS[name], 5, tmp_path)
     population.fill()
