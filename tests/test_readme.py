@@ -95,7 +95,9 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_every_store_is_in_the_table() -> None:
     stores = ROOT / "django_kvsessions" / "stores"
-    pattern = re.compile(r"^class (?!Stepped)(\w+Store)\((?:Stepped)?Store\)", re.MULTILINE)
+    pattern = re.compile(
+        r"^class (?!Stepped|Paged)(\w+Store)\((?:Stepped|Paged)?Store\)", re.MULTILINE
+    )
     defined = {
         f"{path.stem}.{name}"
         for path in stores.glob("*.py")

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.steps import Steps
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.stepped import Page, SteppedStore, check_timeout
+from django_kvsessions.stores.stepped import Page, PagedStore, check_timeout
 
 __all__ = ["FirestoreStore"]
 
@@ -28,7 +28,7 @@ CONTENDED = f"Others changed the session in Firestore {CHANGES} times meanwhile.
 _LATEST = 253_370_764_800.0
 
 
-class FirestoreStore(SteppedStore):
+class FirestoreStore(PagedStore):
     """Keeps records as the documents of a collection, which LOCATION names.
 
     A change is made on the condition that the document has not changed since it

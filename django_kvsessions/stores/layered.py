@@ -17,6 +17,7 @@ from django_kvsessions.steps import Steps, arun, run
 from django_kvsessions.stores import store_class, stores
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
 from django_kvsessions.stores.memory import MemoryStore
+from django_kvsessions.stores.stepped import SteppedStore
 
 __all__ = ["LayeredStore"]
 
@@ -28,7 +29,7 @@ _HEADER = struct.Struct(">dQB")
 _DISTRUSTED = 100_000
 
 
-class LayeredStore(Store):
+class LayeredStore(SteppedStore):
     """Writes to ``store``, reads from ``cache`` what is younger than ``max_age`` seconds.
 
     ``cache`` and ``store`` are aliases of SESSION_STORES, or stores. What one
@@ -93,14 +94,7 @@ class LayeredStore(Store):
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
-    def load(self, key: bytes) -> Record | None:
-        return run(self._load(key))
-
-    async def aload(self, key: bytes) -> Record | None:
-        return await arun(self._load(key))
-
     def _load(self, key: bytes) -> Steps[Record | None]:
-        self.check_key(key)
         token = None
         try:
             if not self._is_distrusted(key):
@@ -129,44 +123,16 @@ class LayeredStore(Store):
                 self._report(error)
         return record
 
-    def create(self, key: bytes, record: Record) -> bool:
-        return run(self._create(key, record))
-
-    async def acreate(self, key: bytes, record: Record) -> bool:
-        return await arun(self._create(key, record))
-
     def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        self.check_record(key, record)
         return self._write(key, record, "create", (key, record), {})
 
-    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
-        return run(self._replace(key, record, expected))
-
-    async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
-        return await arun(self._replace(key, record, expected))
-
     def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        self.check_record(key, record)
         return self._write(key, record, "replace", (key, record), {"expected": expected})
 
-    def touch(self, key: bytes, expires: float) -> bool:
-        return run(self._touch(key, expires))
-
-    async def atouch(self, key: bytes, expires: float) -> bool:
-        return await arun(self._touch(key, expires))
-
     def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        self.check_key(key)
         return self._write(key, None, "touch", (key, expires), {})
 
-    def delete(self, key: bytes) -> bool:
-        return run(self._delete(key))
-
-    async def adelete(self, key: bytes) -> bool:
-        return await arun(self._delete(key))
-
     def _delete(self, key: bytes) -> Steps[bool]:
-        self.check_key(key)
         return self._write(key, None, "delete", (key,), {})
 
     def _write(

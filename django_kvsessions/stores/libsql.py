@@ -20,7 +20,7 @@ from django_kvsessions.stores.base import (
     now,
 )
 from django_kvsessions.stores.libsql_table import statements
-from django_kvsessions.stores.stepped import Page, SteppedStore, check_timeout
+from django_kvsessions.stores.stepped import Page, PagedStore, check_timeout
 
 __all__ = ["LibSQLStore"]
 
@@ -35,7 +35,7 @@ _ROWS = 200
 _BYTES = 64 * 1024
 
 
-class LibSQLStore(SteppedStore):
+class LibSQLStore(PagedStore):
     """Keeps records in a table of libSQL, with indexes by expiry and by owner.
 
     LOCATION is the path of a file, for any number of processes on one machine,

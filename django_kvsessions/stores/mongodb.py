@@ -15,7 +15,7 @@ from django_kvsessions.stores.base import (
     StoreStats,
     now,
 )
-from django_kvsessions.stores.stepped import Page, SteppedStore
+from django_kvsessions.stores.stepped import Page, PagedStore
 
 __all__ = ["MongoDBStore"]
 
@@ -37,7 +37,7 @@ INDEXES: dict[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
 }
 
 
-class MongoDBStore(SteppedStore):
+class MongoDBStore(PagedStore):
     """Keeps records in a collection of MongoDB, each one a document.
 
     LOCATION is a URL, ``mongodb://user:password@host:27017/database`` or

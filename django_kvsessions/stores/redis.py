@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps, arun, run
+from django_kvsessions.steps import Steps, run
 from django_kvsessions.stores.base import (
     KEY_SIZE,
     Record,
-    Store,
     StoreCorrupted,
     StoreError,
     StoreStats,
     StoreUnavailable,
     now,
 )
+from django_kvsessions.stores.stepped import SteppedStore
 
 if TYPE_CHECKING:
     from django_kvsessions.stores.redis_connections import Command
@@ -116,7 +116,7 @@ PAGE = 32
 MAX_TTL = 10**15
 
 
-class RedisStore(Store):
+class RedisStore(SteppedStore):
     """Keeps records in Redis or Valkey, under one TTL each.
 
     LOCATION is a URL: ``redis://user:password@host:6379/0``, ``rediss://`` with
@@ -185,38 +185,17 @@ class RedisStore(Store):
 
     # The contract
 
-    def load(self, key: bytes) -> Record | None:
-        return run(self._load(key))
-
-    async def aload(self, key: bytes) -> Record | None:
-        return await arun(self._load(key))
-
     def _load(self, key: bytes) -> Steps[Record | None]:
-        self.check_key(key)
         [value] = yield from self._exchange([(b"GET", self._name(key))])
         return self._record(value)
 
-    def create(self, key: bytes, record: Record) -> bool:
-        return run(self._create(key, record))
-
-    async def acreate(self, key: bytes, record: Record) -> bool:
-        return await arun(self._create(key, record))
-
     def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        self.check_record(key, record)
         until = _until(record)
         script = _script(CREATE, self._name(key), _value(record, until), _ttl(record.expires))
         [*_, created] = yield from self._exchange([*self._list(key, record.owner, until), script])
         return bool(created)
 
-    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
-        return run(self._replace(key, record, expected))
-
-    async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
-        return await arun(self._replace(key, record, expected))
-
     def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        self.check_record(key, record)
         name, ttl = self._name(key), _ttl(record.expires)
         condition = b"" if expected is None else REVISION.pack(expected)
         script = _script(REPLACE, name, _value(record, 0), ttl, condition)
@@ -229,14 +208,7 @@ class RedisStore(Store):
             )
         return bool(replaced)
 
-    def touch(self, key: bytes, expires: float) -> bool:
-        return run(self._touch(key, expires))
-
-    async def atouch(self, key: bytes, expires: float) -> bool:
-        return await arun(self._touch(key, expires))
-
     def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        self.check_key(key)
         owner = b""
         until = _later(expires)
         while True:
@@ -247,14 +219,7 @@ class RedisStore(Store):
                 return bool(reply)
             owner = reply
 
-    def delete(self, key: bytes) -> bool:
-        return run(self._delete(key))
-
-    async def adelete(self, key: bytes) -> bool:
-        return await arun(self._delete(key))
-
     def _delete(self, key: bytes) -> Steps[bool]:
-        self.check_key(key)
         [owner] = yield from self._exchange([_script(DELETE, self._name(key))])
         if owner:
             # The session has ended; what is left in the index goes when it expires.

@@ -1,4 +1,4 @@
-"""What stores on drivers with a sync and an async client share: both colours from one source."""
+"""What stores share that have a sync and an async variant of each call: one source for both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions.steps import Steps, arun, run
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
 
-__all__ = ["Page", "SteppedStore", "check_timeout"]
+__all__ = ["Page", "PagedStore", "SteppedStore", "check_timeout"]
 
 #: Live records, and where the next page begins; ``None`` after the last one.
 Page = tuple[list[tuple[bytes, Record]], Any]
@@ -25,7 +25,7 @@ def check_timeout(timeout: object) -> None:
 
 
 class SteppedStore(Store):
-    """A store that writes each method once, as steps; arguments are checked already."""
+    """A store that writes each method on one record once, as steps; arguments are checked."""
 
     @abstractmethod
     def _load(self, key: bytes) -> Steps[Record | None]: ...
@@ -41,26 +41,6 @@ class SteppedStore(Store):
 
     @abstractmethod
     def _delete(self, key: bytes) -> Steps[bool]: ...
-
-    @abstractmethod
-    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
-        """Remove some of what had expired at ``moment``; ``None`` when there is no more."""
-
-    @abstractmethod
-    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
-        """Some of the records, of one owner or of all; ``start`` is ``None`` at first."""
-
-    @abstractmethod
-    def _setup(self) -> Steps[None]: ...
-
-    @abstractmethod
-    def _stats(self) -> Steps[StoreStats]: ...
-
-    def _was_put(self, changed: bool, repeated: bool, key: bytes, record: Record) -> Steps[bool]:
-        """What to say of a write: one sent again may have been done the first time."""
-        if changed or not repeated:
-            return changed
-        return (yield from self._load(key)) == record
 
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
@@ -101,6 +81,30 @@ class SteppedStore(Store):
     async def adelete(self, key: bytes) -> bool:
         self.check_key(key)
         return await arun(self._delete(key))
+
+
+class PagedStore(SteppedStore):
+    """A store that writes all else as steps too: batches, pages, setup and stats."""
+
+    @abstractmethod
+    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
+        """Remove some of what had expired at ``moment``; ``None`` when there is no more."""
+
+    @abstractmethod
+    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
+        """Some of the records, of one owner or of all; ``start`` is ``None`` at first."""
+
+    @abstractmethod
+    def _setup(self) -> Steps[None]: ...
+
+    @abstractmethod
+    def _stats(self) -> Steps[StoreStats]: ...
+
+    def _was_put(self, changed: bool, repeated: bool, key: bytes, record: Record) -> Steps[bool]:
+        """What to say of a write: one sent again may have been done the first time."""
+        if changed or not repeated:
+            return changed
+        return (yield from self._load(key)) == record
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         # What expires from now on is not waited for, so that it ends.

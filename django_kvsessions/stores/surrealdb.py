@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.steps import Steps
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.stepped import Page, SteppedStore, check_timeout
+from django_kvsessions.stores.stepped import Page, PagedStore, check_timeout
 
 __all__ = ["SurrealDBStore"]
 
@@ -20,7 +20,7 @@ _ROWS = 8
 _ATTEMPTS = 10
 
 
-class SurrealDBStore(SteppedStore):
+class SurrealDBStore(PagedStore):
     """Keeps records in a table of SurrealDB, with indexes by expiry and by owner.
 
     LOCATION is the URL of a server, for many machines (``wss://``, ``https://``,
