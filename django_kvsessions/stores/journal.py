@@ -109,6 +109,9 @@ class Journal:
 
     def _catch_up(self) -> Generation:
         with self.state:
+            generation = self.generation
+            if generation is not None and self._keeps_up(generation):
+                return generation
             generation = self._follow()
             if generation is not None and generation.log.size() <= generation.end:
                 return generation
@@ -126,9 +129,19 @@ class Journal:
             no_waiting.reset(token)
         return generation
 
+    def _keeps_up(self, generation: Generation) -> bool:
+        """Whether it was enough to parse what others have appended. With the state held."""
+        if time.monotonic() >= self._next_look:
+            return False
+        size = generation.log.size()
+        # The mark of a file that was replaced stays behind unparsed.
+        generation.parse(size)
+        return generation.end == size
+
     def _follow(self) -> Generation | None:
         """Catch up with the file at the path; ``None`` if there is none. With the state held."""
         generation = self.generation
+        self._next_look = time.monotonic() + LOOK_INTERVAL
         while True:
             try:
                 inode = os.stat(self.data_path).st_ino
@@ -208,9 +221,10 @@ class Journal:
             if generation is not None and self._is_current(generation):
                 return generation
             with self.state:
-                generation = self._follow() or self._create_log()
-                if generation.log.size() > generation.end:
-                    self._repair(generation)
+                if generation is None or not self._keeps_up(generation):
+                    generation = self._follow() or self._create_log()
+                    if generation.log.size() > generation.end:
+                        self._repair(generation)
             return generation
         except BaseException:
             self.end()
