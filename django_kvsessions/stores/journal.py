@@ -98,14 +98,13 @@ class Journal:
         clock = time.monotonic()
         if clock < self._next_look:
             return True
-        self._next_look = clock + LOOK_INTERVAL
-        return self._is_in_place(generation)
-
-    def _is_in_place(self, generation: Generation) -> bool:
         try:
-            return os.stat(self.data_path).st_ino == generation.log.inode
+            if os.stat(self.data_path).st_ino != generation.log.inode:
+                return False
         except FileNotFoundError:
             return False
+        self._next_look = clock + LOOK_INTERVAL
+        return True
 
     def _catch_up(self) -> Generation:
         with self.state:
