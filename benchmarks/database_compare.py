@@ -27,14 +27,13 @@ import django
 from django.conf import settings
 from django.db import connection, transaction
 
-from benchmarks.sample import session_data, session_key
+from benchmarks.engines import OURS
+from benchmarks.turns import Times, fill, report, take_turns
 from testservers.mysql import django_database as mysql_database
 from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
 
-OURS = "kvsessions"
-DJANGO = "db"
 OPERATIONS = ("create", "load", "save", "delete")
 Waits = dict[str, list[float]]
 STORE = "django_kvsessions.stores.database.DatabaseStore"
@@ -111,72 +110,24 @@ def configure(database: dict[str, Any]) -> None:
     django.setup()
 
 
-def measure(sessions: int, rounds: int, batch: int) -> dict[tuple[str, str], list[float]]:
-    """Microseconds of each operation and engine, one figure a round."""
+def measure(sessions: int, rounds: int, batch: int) -> Times:
     from django.contrib.sessions.backends.db import SessionStore as DatabaseSession
     from django.core.management import call_command
 
     from django_kvsessions.engine import SessionStore
 
     call_command("migrate", verbosity=0)
-    engines: dict[str, Any] = {OURS: SessionStore, DJANGO: DatabaseSession}
-    for engine in engines.values():
-        for number in range(sessions):
-            create(engine, number)
+    engines: dict[str, Any] = {OURS: SessionStore, "db": DatabaseSession}
+    fill(engines, sessions)
+    vacuum()
+    return take_turns(engines, OPERATIONS, sessions=sessions, rounds=rounds, batch=batch)
+
+
+def vacuum() -> None:
+    """So that PostgreSQL does not begin with it in the middle of a measurement."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
-    times: dict[tuple[str, str], list[float]] = {}
-    for turn in range(rounds):
-        numbers = random.choices(range(sessions), k=batch)
-        new = range(sessions + turn * batch, sessions + (turn + 1) * batch)
-        order = list(engines)
-        random.shuffle(order)
-        for operation in OPERATIONS:
-            for name in order:
-                chosen = new if operation in ("create", "delete") else numbers
-                taken = timed(engines[name], operation, chosen) / batch
-                times.setdefault((operation, name), []).append(taken * 1e6)
-    return times
-
-
-def create(engine: Any, number: int) -> None:
-    session = engine(session_key(number))
-    session._session_cache = session_data(number)
-    session.save(must_create=True)
-
-
-def timed(engine: Any, operation: str, numbers: Any) -> float:
-    """Seconds for the operation on all these sessions."""
-    prepared = []
-    for number in numbers:
-        session = engine(session_key(number))
-        if operation == "save":
-            session["visits"] = session.get("visits", 0) + 1
-        prepared.append(session)
-    calls: dict[str, Callable[[Any, int], Any]] = {
-        "create": lambda session, number: create(engine, number),
-        "load": lambda session, number: session.load(),
-        "save": lambda session, number: session.save(),
-        "delete": lambda session, number: session.delete(),
-    }
-    call = calls[operation]
-    started = time.perf_counter()
-    for session, number in zip(prepared, numbers, strict=True):
-        call(session, number)
-    return time.perf_counter() - started
-
-
-def report(times: dict[tuple[str, str], list[float]]) -> None:
-    print("us, median (least), and how many times ours is faster by medians (by least)")
-    for operation in OPERATIONS:
-        ours, theirs = times[operation, OURS], times[operation, DJANGO]
-        ratio = statistics.median(theirs) / statistics.median(ours)
-        print(
-            f"{operation:7} {OURS} {statistics.median(ours):.0f} ({min(ours):.0f}) | "
-            f"{DJANGO} {statistics.median(theirs):.0f} ({min(theirs):.0f}) "
-            f"{ratio:.2f}x ({min(theirs) / min(ours):.2f}x)"
-        )
 
 
 # A clean-up, and what others feel of it
@@ -188,7 +139,7 @@ def clean_up(database: dict[str, Any], rows: int) -> None:
 
     store = stores["default"]
     store.setup()
-    fill(rows)
+    fill_rows(rows)
     print(f"{rows} rows: {store.stats()}")
     report_waits("no clean-up", waits_during(database, rows, lambda: time.sleep(5)))
     removed: list[int] = []
@@ -200,7 +151,7 @@ def clean_up(database: dict[str, Any], rows: int) -> None:
     print(store.stats())
 
 
-def fill(rows: int) -> None:
+def fill_rows(rows: int) -> None:
     """Every tenth row has expired."""
     from django_kvsessions.stores.base import Record
     from django_kvsessions.stores.database import DatabaseStore
@@ -215,9 +166,7 @@ def fill(rows: int) -> None:
             values.append((store_key(number), *record[:3], table.nobody))
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.executemany(table.insert, values)
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("VACUUM ANALYZE")
+    vacuum()
 
 
 def store_key(number: int) -> bytes:

@@ -6,21 +6,15 @@ All contenders take turns on one server, so what to read are the ratios.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import django
 from django.conf import settings
 
-from benchmarks.sample import session_data, session_key
-from testservers import Server
+from benchmarks.engines import OURS
+from benchmarks.turns import fill, report, take_turns
 from testservers.redis import redis_server, valkey_server
 
-OURS = "kvsessions"
 DJANGO = "cache on RedisCache"
 DJANGO_REDIS = "cache on django-redis"
 SERVERS = {"redis": redis_server, "valkey": valkey_server}
@@ -35,29 +29,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500)
     options = parser.parse_args()
     with SERVERS[options.server]() as server:
-        times = measure(server, options.sessions, options.rounds, options.batch)
+        engines = configure(f"redis://127.0.0.1:{server.port}")
+        fill(engines, options.sessions)
+        times = take_turns(
+            engines,
+            OPERATIONS,
+            sessions=options.sessions,
+            rounds=options.rounds,
+            batch=options.batch,
+        )
     report(times)
-
-
-def measure(
-    server: Server, sessions: int, rounds: int, batch: int
-) -> dict[tuple[str, str], list[float]]:
-    engines = configure(f"redis://127.0.0.1:{server.port}")
-    for engine in engines.values():
-        for number in range(sessions):
-            store(engine, number)
-    times: dict[tuple[str, str], list[float]] = {}
-    for turn in range(rounds):
-        numbers = random.choices(range(sessions), k=batch)
-        new = range(sessions + turn * batch, sessions + (turn + 1) * batch)
-        order = list(engines)
-        random.shuffle(order)
-        for operation in OPERATIONS:
-            for name in order:
-                chosen = new if operation in ("create", "delete") else numbers
-                taken = timed(engines[name], operation, chosen) / batch
-                times.setdefault((operation, name), []).append(taken * 1e6)
-    return times
 
 
 def configure(location: str) -> dict[str, Any]:
@@ -93,60 +74,6 @@ def configure(location: str) -> dict[str, Any]:
             self._cache = caches["django-redis"]
 
     return {OURS: SessionStore, DJANGO: CacheSession, DJANGO_REDIS: DjangoRedisSession}
-
-
-def store(engine: Any, number: int) -> None:
-    session = engine(session_key(number))
-    session._session_cache = session_data(number)
-    session.save(must_create=True)
-
-
-def timed(engine: Any, operation: str, numbers: Any) -> float:
-    """Seconds for the operation on all these sessions."""
-    prepared = []
-    for number in numbers:
-        session = engine(session_key(number))
-        if operation in ("save", "asave"):
-            session["visits"] = session.get("visits", 0) + 1
-        prepared.append(session)
-    if operation.startswith("a"):
-        return asyncio.run(timed_async(engine, operation, prepared))
-    calls: dict[str, Callable[[Any, int], Any]] = {
-        "create": lambda session, number: store(engine, number),
-        "load": lambda session, number: session.load(),
-        "save": lambda session, number: session.save(),
-        "delete": lambda session, number: session.delete(),
-    }
-    call = calls[operation]
-    started = time.perf_counter()
-    for session, number in zip(prepared, numbers, strict=True):
-        call(session, number)
-    return time.perf_counter() - started
-
-
-async def timed_async(engine: Any, operation: str, prepared: list[Any]) -> float:
-    # The connection of this event loop.
-    await engine(session_key(0)).aload()
-    started = time.perf_counter()
-    for session in prepared:
-        await getattr(session, operation)()
-    return time.perf_counter() - started
-
-
-def report(times: dict[tuple[str, str], list[float]]) -> None:
-    names = (OURS, DJANGO, DJANGO_REDIS)
-    print("us, median (least), and how many times ours is faster by medians (by least)")
-    for operation in OPERATIONS:
-        cells = []
-        ours = times[operation, OURS]
-        for name in names:
-            theirs = times[operation, name]
-            cell = f"{name} {statistics.median(theirs):.0f} ({min(theirs):.0f})"
-            if name != OURS:
-                ratio = statistics.median(theirs) / statistics.median(ours)
-                cell += f" {ratio:.2f}x ({min(theirs) / min(ours):.2f}x)"
-            cells.append(cell)
-        print(f"{operation:7}", " | ".join(cells))
 
 
 if __name__ == "__main__":
