@@ -5,7 +5,7 @@ from __future__ import annotations
 from django_kvsessions.stores.base import Store
 from django_kvsessions.testing import StoreConformance
 
-__all__ = ["FullRaces"]
+__all__ = ["FullRaces", "SlowRaces"]
 
 
 class FullRaces(StoreConformance):
@@ -23,3 +23,14 @@ class FullRaces(StoreConformance):
         # Of this test alone: pytest makes an instance for each.
         self.race_keys = 200
         super().test_one_thread_wins_each_create(store, eager_switches)
+
+
+class SlowRaces(FullRaces):
+    """For a server to which each call takes milliseconds: the rest is smaller."""
+
+    race_keys = 5
+    increments = 5
+    scans = 2
+    process_keys = 15
+    kill_threads = 1
+    kills = 1

@@ -11,8 +11,7 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -27,6 +26,7 @@ from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailab
 from django_kvsessions.stores.dynamodb import LARGEST, DynamoDBStore
 from django_kvsessions.testing import MakeStore
 from tests.full_races import FullRaces
+from tests.outages import Outage, killing
 from tests.servers import serve
 from testservers import Server, free_port
 from testservers.dynamodb import dynalite_server, moto_server
@@ -94,16 +94,8 @@ class TestDynalite(DynamoDBConformance):
         return opening(dynalite.port)
 
     @pytest.fixture
-    def outage(self, dynalite: Server) -> Callable[[], AbstractContextManager[None]]:
-        @contextmanager
-        def killed() -> Iterator[None]:
-            dynalite.kill()
-            try:
-                yield
-            finally:
-                dynalite.start()
-
-        return killed
+    def outage(self, dynalite: Server) -> Outage:
+        return killing(dynalite)
 
 
 @pytest.mark.servers

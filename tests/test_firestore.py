@@ -22,7 +22,7 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.firestore import FirestoreStore
 from django_kvsessions.testing import MakeStore
-from tests.full_races import FullRaces
+from tests.full_races import SlowRaces
 from tests.servers import missing, serve
 from testservers import Server, free_port
 from testservers.firestore import firestore_emulator
@@ -52,17 +52,11 @@ def new_collection() -> str:
     return f"c{uuid.uuid4().hex}"
 
 
-class TestFirestore(FullRaces):
+class TestFirestore(SlowRaces):
     # gRPC does not survive a fork while other threads use it.
     fork_safe = False
-    race_keys = 5
-    increments = 5
-    scans = 2
     scan_records = 150
     expired_records = 15
-    process_keys = 15
-    kill_threads = 1
-    kills = 1
 
     @pytest.fixture
     def make_store(self, emulator: Server) -> MakeStore:

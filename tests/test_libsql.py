@@ -15,9 +15,9 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,7 +31,8 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.libsql import LibSQLStore
 from django_kvsessions.testing import MakeStore
-from tests.full_races import FullRaces
+from tests.full_races import FullRaces, SlowRaces
+from tests.outages import Outage, assert_restarts_are_not_noticed, killing
 from tests.servers import missing, serve
 from testservers import Server, free_port
 from testservers.libsql import sqld_server
@@ -43,8 +44,6 @@ KEY = b"k" * 32
 OTHER = b"o" * 32
 ALICE = b"a" * 16
 SECRET = "s3cret"
-
-Outage = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,13 +91,8 @@ class TestFile(FullRaces):
 
 
 @pytest.mark.servers
-class TestServer(FullRaces):
+class TestServer(SlowRaces):
     expiry_resolution = 0
-    race_keys = 5
-    increments = 5
-    scans = 2
-    process_keys = 20
-    kill_threads = 1
     kills = 2
 
     @pytest.fixture
@@ -107,13 +101,7 @@ class TestServer(FullRaces):
 
     @pytest.fixture
     def outage(self, sqld: Server) -> Outage:
-        @contextmanager
-        def killed() -> Iterator[None]:
-            sqld.kill()
-            yield
-            sqld.start()
-
-        return killed
+        return killing(sqld)
 
 
 def another(path: Path) -> AbstractContextManager[Any]:
@@ -249,18 +237,7 @@ class TestFaultsOfServers:
     def test_a_restart_between_two_requests_is_not_noticed(
         self, server: Server, store: LibSQLStore
     ) -> None:
-        async def over_a_restart() -> None:
-            assert await store.aload(KEY)
-            server.restart()
-            assert await store.areplace(KEY, record(b"async"))
-
-        store.create(KEY, record())
-        server.restart()
-        assert store.replace(KEY, record(b"sync"))
-        asyncio.run(over_a_restart())
-        loaded = store.load(KEY)
-        assert loaded is not None
-        assert loaded.data == b"async"
+        assert_restarts_are_not_noticed(server, store)
 
     def test_an_outage_logs_nobody_out(self, server: Server, store: LibSQLStore) -> None:
         backend = "django_kvsessions.stores.libsql.LibSQLStore"

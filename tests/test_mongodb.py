@@ -10,8 +10,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timezone
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailab
 from django_kvsessions.stores.mongodb import MongoDBStore
 from django_kvsessions.testing import MakeStore
 from tests.full_races import FullRaces
+from tests.outages import Outage
 from tests.servers import serve
 from testservers import free_port
 from testservers.mongodb import MongoDBServer, mongodb_server
@@ -33,8 +34,6 @@ REAL = os.environ.get("KVSESSIONS_TEST_MONGODB_URL", "")
 KEY = b"k" * 32
 ALICE = b"a" * 16
 SECRET = "s3cret"
-
-Outage = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")

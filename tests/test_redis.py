@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from django.test import Client, override_settings
 from django.urls import path
 
 import django_kvsessions.stores
-from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.redis import RedisStore
 from django_kvsessions.testing import MakeStore, StoreConformance
+from tests.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
 from tests.servers import serve
 from tests.servers_redis import cluster, redis, valkey
 from testservers import Server, free_port
@@ -53,21 +52,6 @@ def url(server: Server, user: str = "") -> str:
 def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> Record:
     revision = int.from_bytes(os.urandom(8), "big") >> 1
     return Record(data, time.time() + seconds, revision, owner)
-
-
-Outage = Callable[[], AbstractContextManager[None]]
-
-
-def killing(server: Server) -> Outage:
-    @contextmanager
-    def killed() -> Iterator[None]:
-        server.kill()
-        try:
-            yield
-        finally:
-            server.start()
-
-    return killed
 
 
 class RedisConformance(StoreConformance):
@@ -253,16 +237,7 @@ class TestFaults:
     def test_a_restart_between_two_requests_is_not_noticed(
         self, server: Server, store: RedisStore
     ) -> None:
-        async def over_a_restart() -> None:
-            assert await store.aload(KEY)
-            server.restart()
-            assert await store.areplace(KEY, record(b"async"))
-
-        store.create(KEY, record())
-        server.restart()
-        assert store.replace(KEY, record(b"sync"))
-        asyncio.run(over_a_restart())
-        assert store.load(KEY).data == b"async"  # type: ignore[union-attr]
+        assert_restarts_are_not_noticed(server, store)
 
     @pytest.mark.parametrize("how", ["replica", "too few replicas"])
     def test_a_server_made_read_only_is_unavailable_not_a_logout(
@@ -388,37 +363,7 @@ class TestFaults:
                 "OPTIONS": {"socket_timeout": 0.2},
             }
         }
-        stop = threading.Event()
-        wrong: list[object] = []
-        counts: list[tuple[str, int, int]] = []
-
-        def visit() -> None:
-            session = SessionStore()
-            session["count"] = 0
-            session.create()
-            key = session.session_key
-            assert key is not None
-            acknowledged = failed = 0
-            while not stop.is_set():
-                session = SessionStore(key)
-                try:
-                    found = session.get("count")
-                    # What failed may have been written all the same.
-                    if found is None or found < acknowledged:
-                        wrong.append((found, acknowledged))
-                    session["count"] = (found or 0) + 1
-                    session.save()
-                    acknowledged = (found or 0) + 1
-                except StoreUnavailable:
-                    failed += 1
-                except Exception as error:
-                    wrong.append(error)
-            counts.append((key, acknowledged, failed))
-
-        with override_settings(SESSION_STORES=settings):
-            visitors = [threading.Thread(target=visit) for _ in range(4)]
-            for visitor in visitors:
-                visitor.start()
+        with override_settings(SESSION_STORES=settings), visiting(4) as failures:
             for _ in range(3):
                 time.sleep(0.2)
                 server.kill()
@@ -431,15 +376,7 @@ class TestFaults:
                 time.sleep(0.1)
                 server.restart()
             time.sleep(0.2)
-            stop.set()
-            for visitor in visitors:
-                visitor.join(30)
-            assert wrong == []
-            assert len(counts) == 4
-            assert all(failed for _, _, failed in counts)
-            for key, acknowledged, _ in counts:
-                assert acknowledged > 10
-                assert SessionStore(key)["count"] >= acknowledged
+        assert all(failures)
 
     def test_a_visitor_gets_errors_and_stays_logged_in(self, server: Server) -> None:
         settings = {

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from django_kvsessions.steps import run
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
 from django_kvsessions.testing import MakeStore
-from tests.full_races import FullRaces
+from tests.full_races import FullRaces, SlowRaces
+from tests.outages import Outage, killing
 from tests.servers import missing, serve
 from testservers import Server
 from testservers.surrealdb import PASSWORD, surrealdb_server
@@ -73,15 +73,9 @@ def server() -> Iterator[Server]:
 # The driver's, when it sends the largest records over HTTP.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.servers
-class TestServer(FullRaces):
+class TestServer(SlowRaces):
     expiry_resolution = 0
-    race_keys = 5
-    increments = 5
-    scans = 2
     scan_records = 150
-    process_keys = 15
-    kill_threads = 1
-    kills = 1
 
     @pytest.fixture
     def make_store(self, server: Server) -> MakeStore:
@@ -90,14 +84,8 @@ class TestServer(FullRaces):
         return partial(SurrealDBStore, url(server), table=table, timeout=20, **login)
 
     @pytest.fixture
-    def outage(self, server: Server) -> Callable[[], AbstractContextManager[None]]:
-        @contextmanager
-        def killed() -> Iterator[None]:
-            server.kill()
-            yield
-            server.start()
-
-        return killed
+    def outage(self, server: Server) -> Outage:
+        return killing(server)
 
 
 def hold(location: str, ready: Any, done: Any) -> None:
