@@ -535,6 +535,14 @@ class Values(Kit):
         self.assert_absent(both, make_key(2))
         self.assert_same(both.load(make_key(1)), good)
 
+    @pytest.mark.parametrize("expires", [float("inf"), float("nan")])
+    def test_a_touch_to_no_time_is_refused(self, both: Store, expires: float) -> None:
+        record = self.make_record()
+        both.create(make_key(1), record)
+        with pytest.raises(ValueError, match="expiry"):
+            both.touch(make_key(1), expires)
+        self.assert_same(both.load(make_key(1)), record)
+
     def test_what_was_loaded_stays_as_it_is(self, both: Store) -> None:
         # Some engines lend a view of their own memory.
         record = self.make_record(b"first" * 100)

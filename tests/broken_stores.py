@@ -51,6 +51,13 @@ class CreateIsStoppedByTheExpired(Broken, MemoryStore):
         return key not in self._records and super().create(key, record)
 
 
+class TouchTakesNoTime(Broken, MemoryStore):
+    caught_by = ("test_a_touch_to_no_time_is_refused",)
+
+    def check_touch(self, key: bytes, expires: float) -> None:
+        self.check_key(key)
+
+
 class ReplaceInserts(Broken, MemoryStore):
     caught_by = (
         "test_a_key_that_was_never_written_is_absent",

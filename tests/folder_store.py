@@ -78,7 +78,7 @@ class FolderStore(Store):
             return True
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         with self.locked():
             current = self.live(key)
             if current is None:

@@ -222,16 +222,19 @@ class Store(ABC):
         if len(key) != KEY_SIZE:
             raise ValueError(f"A key has {KEY_SIZE} bytes, not {len(key)}.")
 
-    def check_record(self, key: bytes, record: Record) -> None:
+    def check_touch(self, key: bytes, expires: float) -> None:
         self.check_key(key)
+        if not math.isfinite(expires):
+            raise ValueError(f"The expiry must be a finite Unix time, not {expires}.")
+
+    def check_record(self, key: bytes, record: Record) -> None:
         data, expires, revision, owner = record
+        self.check_touch(key, expires)
         if len(data) > self.max_record_size:
             raise ValueError(
                 f"A record of {len(data)} bytes is over the limit of "
                 f"{self.max_record_size} bytes (OPTIONS['max_record_size'])."
             )
-        if not math.isfinite(expires):
-            raise ValueError(f"The expiry must be a finite Unix time, not {expires}.")
         if not 0 <= revision <= MAX_REVISION:
             raise ValueError(f"A revision is from 0 to 2**63 - 1, not {revision}.")
         if owner and len(owner) != OWNER_SIZE:

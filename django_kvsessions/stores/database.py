@@ -114,7 +114,7 @@ class DatabaseStore(Store):
         )
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         values = (expires, key, now())
         return self._run(lambda connection: self._write(connection, self._table.touch, values))
 

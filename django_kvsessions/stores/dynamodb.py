@@ -102,7 +102,7 @@ class DynamoDBStore(Store):
         return self._change("put_item", condition, values, Item=_item(key, record))
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         update = "SET #expires = :expires, #ttl = :ttl"
         values = {f":{name}": value for name, value in _times(expires).items()}
         return self._change("update_item", LIVE, values, Key=_key(key), UpdateExpression=update)

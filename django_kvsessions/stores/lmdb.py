@@ -134,7 +134,7 @@ class LMDBStore(Store):
         return self._folder.environment.write(replace)
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
 
         def touch(txn: Transaction, dbs: Databases) -> bool:
             current = _load(txn, dbs, key)

@@ -96,7 +96,7 @@ class MemoryStore(Store):
             return True
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         with self._lock:
             current = self._live(key)
             if current is None:

@@ -164,16 +164,14 @@ class SemidbmStore(Store):
 
     @reports_os_errors
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         generation = self._journal.begin()
         try:
             record = self._journal.read(generation, key)
             if record is None:
                 return False
             # The log only grows, so moving the expiry means writing the record again.
-            record = record._replace(expires=expires)
-            self.check_record(key, record)
-            self._journal.put(generation, key, record)
+            self._journal.put(generation, key, record._replace(expires=expires))
         finally:
             self._journal.end()
         self._acknowledge(generation)

@@ -67,11 +67,11 @@ class SteppedStore(Store):
         return await arun(self._replace(key, record, expected))
 
     def touch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         return run(self._touch(key, expires))
 
     async def atouch(self, key: bytes, expires: float) -> bool:
-        self.check_key(key)
+        self.check_touch(key, expires)
         return await arun(self._touch(key, expires))
 
     def delete(self, key: bytes) -> bool:
