@@ -121,6 +121,8 @@ class TestSQLite(DatabaseConformance):
 
 @pytest.mark.servers
 class TestPostgreSQL(DatabaseConformance):
+    processes = 4
+
     @pytest.fixture
     def make_store(self, postgres: Server) -> MakeStore:
         return partial(open_store, "postgres", postgres_database(postgres), table=table_name())
