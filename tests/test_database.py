@@ -30,7 +30,7 @@ from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
 from django_kvsessions.testing import MakeStore, StoreConformance
-from tests.databases import add_database, open_store
+from tests.databases import add_database, open_store, remove_databases
 from tests.outages import Outage, killing, visiting
 from tests.servers import serve
 from tests.servers_database import mariadb, postgres
@@ -78,6 +78,7 @@ def _databases(django_db_blocker: Any) -> Iterator[None]:
         connections.close_all()
         # Async methods have a thread of their own, which stays.
         asyncio.run(sync_to_async(connections.close_all)())
+        remove_databases()
 
 
 def disconnecting(function: Callable[[], T]) -> T:

@@ -38,6 +38,8 @@ HELLO = {
     "readOnly": False,
 }
 FIRST_BATCH = 101
+#: In the server's folder while no connection is left.
+CUT = Path("cut")
 
 
 def mongodb_server() -> MongoDBServer:
@@ -59,7 +61,7 @@ class MongoDBServer(Server):
         """Close every connection and take no more, until ``mend``."""
         assert self.process is not None
         self.process.send_signal(signal.SIGUSR1)
-        while self.answers():
+        while not (self.folder / CUT).exists():
             time.sleep(0.01)
 
     def mend(self) -> None:
@@ -79,8 +81,10 @@ class Network:
         self.listen()
 
     def listen(self) -> None:
+        CUT.unlink(missing_ok=True)
         self.listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, args=(self.listener,), daemon=True)
+        self.accepting.start()
 
     def accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -94,9 +98,12 @@ class Network:
         # A thread that waits in accept would keep a closed listener open.
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+        # Until then one more connection may come.
+        self.accepting.join()
         for connection in list(self.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        CUT.touch()
 
     def serve(self, connection: socket.socket) -> None:
         try:

@@ -432,7 +432,8 @@ def _forget_inherited() -> None:
 
     Closing one, or letting it be collected, would say goodbye in the parent's name.
     """
-    for alias in {store.alias for store in _opened}:
+    # A store may outlive its alias, as where tests change the settings.
+    for alias in {store.alias for store in _opened}.intersection(connections):
         connection = connections[alias]
         if connection.connection is None:
             continue
