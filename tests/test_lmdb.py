@@ -310,6 +310,43 @@ class TestForks:
         """
         assert output(code, folder) == "done"
 
+    def test_a_child_never_waits_for_a_thread_that_it_does_not_have(self, folder: Path) -> None:
+        code = """
+            import warnings
+            warnings.simplefilter("ignore", DeprecationWarning)
+            store = LMDBStore(sys.argv[1], durability="process")
+            store.create(key(1), record())
+            # A thread that is interrupted where it holds the lock, as any may be.
+            environment = store._folder.environment
+            class Slow:
+                def __init__(self, lock): self.lock = lock
+                def release(self): self.lock.release()
+                def acquire(self, *arguments):
+                    taken = self.lock.acquire(*arguments)
+                    if taken and threading.current_thread() in threads: time.sleep(0.005)
+                    return taken
+                def __enter__(self): self.acquire()
+                def __exit__(self, *exception): self.release()
+            environment._counting = Slow(environment._counting)
+            environment._readers_changed = threading.Condition(environment._counting)
+            stop = threading.Event()
+            def read():
+                while not stop.is_set():
+                    assert store.load(key(1)) is not None
+            threads = [threading.Thread(target=read) for _ in range(3)]
+            for thread in threads: thread.start()
+            for _ in range(20):
+                time.sleep(0.01)
+                pid = os.fork()
+                if not pid:
+                    os._exit(0 if store.load(key(1)) else 1)
+                assert os.waitpid(pid, 0)[1] == 0
+            stop.set()
+            for thread in threads: thread.join()
+            say("done")
+        """
+        assert output(code, folder) == "done"
+
     @pytest.mark.skipif(not hasattr(ctypes, "PyDLL") or os.name != "posix", reason="no fork")
     def test_a_fork_that_python_is_not_told_of_is_noticed(self, folder: Path) -> None:
         # As by uWSGI, which forks in C and runs no hooks of os.register_at_fork.

@@ -119,6 +119,12 @@ class Environment:
         self._let_go()
 
     @contextmanager
+    def still(self) -> Iterator[None]:
+        """As ``alone``, and no other thread has any lock of this object, as a fork needs it."""
+        with self.alone(), self._counting:
+            yield
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         """While no other thread of this process has a transaction or begins one."""
         with self._writing:
@@ -341,7 +347,7 @@ class Folder:
         """Let no transaction of this process begin until the stack is closed."""
         environment = self._environments.get(os.getpid())
         if environment is not None:
-            stack.enter_context(environment.alone())
+            stack.enter_context(environment.still())
 
     def close_inherited(self) -> None:
         """In a forked child: LMDB opens the folder again only once the parent's handle is gone."""
