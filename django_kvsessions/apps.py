@@ -14,7 +14,7 @@ class KVSessionsConfig(AppConfig):
     verbose_name = "Key-value sessions"
 
     def ready(self) -> None:
-        from django_kvsessions import checks  # noqa: F401
+        from django_kvsessions import checks  # noqa: F401 (registers them)
 
         post_migrate.connect(set_up_stores, sender=self)
 

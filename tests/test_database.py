@@ -579,6 +579,7 @@ class TestFaults:
             end_connection(store.alias)
             assert call()
 
+    # Python warns of a fork under threads, which is what is tested.
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_fork_leaves_its_parents_connection_to_the_parent(self, store: DatabaseStore) -> None:
         theirs = record(b"child")

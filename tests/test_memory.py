@@ -245,6 +245,7 @@ class TestSettings:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 class TestFork:
+    # Python warns of a fork under threads, which is what is tested.
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
     def test_a_child_goes_on_with_a_copy_that_is_whole(self) -> None:
         store = MemoryStore(max_entries=50)

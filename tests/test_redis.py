@@ -431,7 +431,7 @@ class TestFailover:
         for primary in serve(partial(redis_server, "--repl-diskless-sync-delay", "0")):
             replicates = ("--replicaof", f"127.0.0.1 {primary.port}")
             for replica in serve(partial(redis_server, *replicates)):
-                until(lambda: b"master_link_status:up" in command(replica.port, "INFO"))  # noqa: B023
+                until(lambda: b"master_link_status:up" in command(replica.port, "INFO"))  # noqa: B023 (called at once)
                 yield primary, replica
 
     def test_no_replica_answers_whatever_the_order(self, pair: tuple[Server, Server]) -> None:
