@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from testservers import Missing, Server, require
 from testservers.node import node_module
 
-__all__ = ["dynalite_server", "moto_server"]
+__all__ = ["client_options", "dynalite_server", "moto_server"]
 
 # It would end with the first client that is killed while it sends a request.
 OUTLIVE_CLIENTS = """\
@@ -36,6 +37,16 @@ def serve_one_by_one(host, port, application, **options):
 moto.server.run_simple = serve_one_by_one
 moto.server.main()
 """
+
+
+def client_options(server: Server) -> dict[str, Any]:
+    """What boto3 is told of it; any credentials will do."""
+    return {
+        "endpoint_url": f"http://127.0.0.1:{server.port}",
+        "region_name": "eu-west-1",
+        "aws_access_key_id": "anybody",
+        "aws_secret_access_key": "anything",
+    }
 
 
 def moto_server() -> Server:

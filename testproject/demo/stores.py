@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from testservers.dynamodb import dynalite_server
+from testservers.dynamodb import client_options, dynalite_server
 from testservers.firestore import firestore_emulator
 from testservers.libsql import sqld_server
 from testservers.mongodb import mongodb_server
@@ -98,10 +98,7 @@ def dynamodb(folder: Path) -> Iterator[SessionStores]:
             "dynamodb.DynamoDBStore",
             "sessions",
             timeout=PATIENCE,
-            endpoint_url=f"http://127.0.0.1:{server.port}",
-            region_name="eu-west-1",
-            aws_access_key_id="anybody",
-            aws_secret_access_key="anything",
+            **client_options(server),
         )
 
 

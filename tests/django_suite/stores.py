@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from testservers import Missing, Server
-from testservers.dynamodb import dynalite_server
+from testservers.dynamodb import client_options, dynalite_server
 from testservers.firestore import firestore_emulator
 from testservers.libsql import sqld_server
 from testservers.mongodb import mongodb_server
@@ -53,10 +53,7 @@ def dynamodb_store(server: Server) -> Entry:
         "dynamodb.DynamoDBStore",
         "sessions",
         timeout=PATIENCE,
-        endpoint_url=f"http://127.0.0.1:{server.port}",
-        region_name="eu-west-1",
-        aws_access_key_id="anybody",
-        aws_secret_access_key="anything",
+        **client_options(server),
     )
 
 
