@@ -32,5 +32,5 @@ def set_up_stores(*, using: str, **kwargs: Any) -> None:
         except ImproperlyConfigured:
             # For the system checks to report: it is no reason to stop a migration.
             continue
-        if getattr(store, "setup_on_migrate", None) == using:
+        if store.setup_on_migrate == using:
             store.setup()

@@ -7,7 +7,7 @@ run with ``manage.py check --deploy`` alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from stat import S_IMODE
@@ -160,13 +160,13 @@ def _check_store(alias: str) -> Iterator[CheckMessage]:
         problem = f"SESSION_STORES[{alias!r}]: {type(error).__name__}: {error}"
         yield checks.Error(problem, id="kvsessions.E003")
         return
-    if getattr(backend, "location_is_folder", False):
+    if backend.location_is_folder:
         try:
             yield from _check_folder(alias, conf.stores()[alias]["LOCATION"])
         except (OSError, ValueError) as error:
             where = f"SESSION_STORES[{alias!r}]['LOCATION']"
             yield checks.Error(f"{where} cannot be looked at: {error}", id="kvsessions.E005")
-    yield from _ask(store, "check", alias)
+    yield from _ask(store.check, alias)
 
 
 def _check_folder(alias: str, location: str | os.PathLike[str]) -> Iterator[CheckMessage]:
@@ -269,14 +269,11 @@ def check_deployed_stores(**kwargs: Any) -> list[CheckMessage]:
 
 def check_server(store: Store, alias: str) -> list[CheckMessage]:
     """What the store finds out by asking its server."""
-    return _ask(store, "check_server", alias)
+    return _ask(store.check_server, alias)
 
 
-def _ask(store: Store, method: str, alias: str) -> list[CheckMessage]:
+def _ask(ask: Callable[..., Iterable[CheckMessage]], alias: str) -> list[CheckMessage]:
     """What the store itself has to say; a check that fails must not stop the others."""
-    ask = getattr(store, method, None)
-    if ask is None:
-        return []
     try:
         return list(ask(alias=alias))
     except StoreError as error:

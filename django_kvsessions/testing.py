@@ -123,8 +123,8 @@ class AsyncCalls(Store):
     def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
         return self.wait(self.store.areplace(key, record, expected=expected))
 
-    def touch(self, key: bytes, expires: float) -> bool:
-        return self.wait(self.store.atouch(key, expires))
+    def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
+        return self.wait(self.store.atouch(key, expires, expected=expected))
 
     def delete(self, key: bytes) -> bool:
         return self.wait(self.store.adelete(key))
@@ -384,6 +384,21 @@ class Basics(Kit):
             assert both.touch(make_key(1), expires) is True
             self.assert_same(both.load(make_key(1)), record._replace(expires=expires))
         assert both.replace(make_key(1), record, expected=5) is True
+
+    def test_touch_goes_by_the_expected_revision(self, both: Store) -> None:
+        record = self.make_record(b"touched", revision=0, owner=ALICE)
+        both.create(make_key(1), record)
+        assert both.touch(make_key(1), record.expires + LONG, expected=1) is False
+        self.assert_same(both.load(make_key(1)), record)
+        assert both.touch(make_key(1), record.expires + LONG, expected=0) is True
+        self.assert_same(both.load(make_key(1)), record._replace(expires=record.expires + LONG))
+        # A touch is no new revision, so the next one may expect the same.
+        assert both.touch(make_key(1), record.expires, expected=0) is True
+        assert both.replace(make_key(1), record._replace(revision=3), expected=0) is True
+        assert both.touch(make_key(1), record.expires + LONG, expected=0) is False
+        self.assert_same(both.load(make_key(1)), record._replace(revision=3))
+        assert both.touch(make_key(2), record.expires, expected=0) is False
+        self.assert_absent(both, make_key(2))
 
     def test_delete_is_true_only_for_a_live_record(self, both: Store) -> None:
         both.create(make_key(1), self.make_record(owner=ALICE))

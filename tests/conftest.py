@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,31 +13,24 @@ from tests.settings import BASE_DIR
 
 pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
 
-#: Test modules that run whole programs.
-PROGRAMS = {"test_benchmarks", "test_demo", "test_faults", "test_parallel_requests"}
 #: Test modules whose drivers are only installed where the servers are.
 DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}
 #: Test modules of code that meets nothing of Django but its settings and errors.
-SAME_ON_EVERY_DJANGO = {
-    "test_layered",
-    "test_lmdb",
-    "test_memory",
-    "test_merging",
-    "test_redis",
-    "test_semidbm",
-    "test_serializers",
-    "test_testing",
-}
+SAME_ON_EVERY_DJANGO = {"test_merging", "test_options", "test_serializers"}
+TESTS = Path(__file__).parent
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in PROGRAMS:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder == "programs":
             item.add_marker("slow")
         if item.path.stem in DRIVERS:
             item.add_marker("servers")
-        if item.path.stem in SAME_ON_EVERY_DJANGO:
+        if item.path.stem in SAME_ON_EVERY_DJANGO or (
+            folder in ("kit", "stores") and item.path.stem != "test_database"
+        ):
             item.add_marker("same")
 
 

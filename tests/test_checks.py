@@ -306,7 +306,8 @@ def test_memory_as_the_sites_store_is_warned_of_outside_debug(settings: DjangoSe
 def test_a_platform_without_file_locks_is_told(
     settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django_kvsessions.stores import filelock, semidbm
+    from django_kvsessions.stores.process import locks as filelock
+    from django_kvsessions.stores.semidbm import store as semidbm
 
     for module in (filelock, semidbm):
         monkeypatch.setattr(module, "fcntl", None)

@@ -34,8 +34,8 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.memory import MemoryStore
-from tests import odd_stores
-from tests.odd_stores import DownStore, EndlessStore, FlakyStore, RecordingStore
+from tests.support import odd_stores
+from tests.support.odd_stores import DownStore, EndlessStore, FlakyStore, RecordingStore
 
 ROOT = Path(__file__).parent.parent
 

@@ -56,9 +56,7 @@ def make_store(alias: str) -> Store:
     config = conf.stores()[alias]
     where = f"SESSION_STORES[{alias!r}]"
     location, options = config["LOCATION"], config["OPTIONS"]
-    if getattr(backend, "location_is_folder", False) and (
-        not location or not isinstance(location, str | os.PathLike)
-    ):
+    if backend.location_is_folder and (not location or not isinstance(location, str | os.PathLike)):
         raise ImproperlyConfigured(f"{where}['LOCATION'] must name a folder, not {location!r}.")
     known = option_names(backend)
     for name in options:

@@ -10,9 +10,13 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from django.core.checks import CheckMessage
+
+from django_kvsessions.stores.options import whole_number
 
 __all__ = [
     "KEY_SIZE",
@@ -84,7 +88,10 @@ class Store(ABC):
 
     Everywhere: a backend that fails raises ``StoreUnavailable``, damage raises
     ``StoreCorrupted``; a key, record or owner of the wrong shape raises
-    ``ValueError`` before anything is written.
+    ``ValueError`` before anything is written. An unknown outcome is never a
+    definite answer: where a request may have been carried out although its
+    answer was lost, and what is there now does not prove it either way, that is
+    ``StoreUnavailable`` too.
 
     A store may be used from any number of threads, and reopens by itself what
     must not cross a fork. Its constructor takes LOCATION as ``location`` and
@@ -97,9 +104,16 @@ class Store(ABC):
     #: them on the event loop's own thread instead of hopping to another.
     is_nonblocking: bool = False
 
+    #: LOCATION names a folder, which the system checks look at.
+    location_is_folder: ClassVar[bool] = False
+
+    #: The alias of the database in DATABASES that this store lives on, if any: its
+    #: ``setup`` is called when ``manage.py migrate`` has run there.
+    setup_on_migrate: str | None = None
+
     def __init__(self, *, max_record_size: int = 1024 * 1024) -> None:
         """``max_record_size``: the most bytes of data that one record may have."""
-        self.max_record_size = max_record_size
+        self.max_record_size = whole_number("max_record_size", max_record_size, at_least=1)
 
     @abstractmethod
     def load(self, key: bytes) -> Record | None:
@@ -121,10 +135,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def touch(self, key: bytes, expires: float) -> bool:
+    def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
         """Move the expiry of a live record; data, revision and owner stay.
 
-        ``False``, and nothing changed, where no live record is there.
+        With ``expected``, only if the live record still has that revision.
+        ``False``, and nothing changed, otherwise.
         """
 
     @abstractmethod
@@ -154,6 +169,18 @@ class Store(ABC):
     def setup(self) -> None:
         """Make tables, indexes, folders or TTLs that are missing; idempotent."""
 
+    def setup_statements(self) -> list[str] | None:
+        """What ``setup`` would run now, to be shown; ``None`` where it runs no statements."""
+        return None
+
+    def check(self, *, alias: str) -> Iterable[CheckMessage]:
+        """System checks of the settings of this store, which open nothing."""
+        return ()
+
+    def check_server(self, *, alias: str) -> Iterable[CheckMessage]:
+        """System checks that ask the server: for ``check --deploy`` and ``setupsessions``."""
+        return ()
+
     @abstractmethod
     def stats(self) -> StoreStats:
         """How much the store holds now."""
@@ -173,8 +200,8 @@ class Store(ABC):
     async def areplace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
         return await self.call_async(self.replace, key, record, expected=expected)
 
-    async def atouch(self, key: bytes, expires: float) -> bool:
-        return await self.call_async(self.touch, key, expires)
+    async def atouch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
+        return await self.call_async(self.touch, key, expires, expected=expected)
 
     async def adelete(self, key: bytes) -> bool:
         return await self.call_async(self.delete, key)

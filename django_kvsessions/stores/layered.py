@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import AsyncIterator, Iterator
-from math import isfinite
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import ParamSpec
 
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions import conf
-from django_kvsessions.steps import Steps, arun, run
-from django_kvsessions.stores import store_class, stores
+from django_kvsessions.colours import Colour, awaiting, blocking, run
+from django_kvsessions.stores import options, store_class, stores
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
 from django_kvsessions.stores.memory import MemoryStore
-from django_kvsessions.stores.stepped import SteppedStore
+from django_kvsessions.stores.paged import ColouredStore
 
 __all__ = ["LayeredStore"]
 
 logger = logging.getLogger("django_kvsessions")
+
+P = ParamSpec("P")
 
 # Before the data of a cached copy: expiry, revision and size of the owner.
 _HEADER = struct.Struct(">dQB")
@@ -29,7 +31,7 @@ _HEADER = struct.Struct(">dQB")
 _DISTRUSTED = 100_000
 
 
-class LayeredStore(SteppedStore):
+class LayeredStore(ColouredStore):
     """Writes to ``store``, reads from ``cache`` what is younger than ``max_age`` seconds.
 
     ``cache`` and ``store`` are aliases of SESSION_STORES, or stores. What one
@@ -64,19 +66,11 @@ class LayeredStore(SteppedStore):
                 "and name two aliases as OPTIONS['cache'] and OPTIONS['store']."
             )
         if not isinstance(cache, (str, Store)):
-            raise ImproperlyConfigured(f"OPTIONS['cache'] must be an alias, not {cache!r}.")
+            options.refuse("cache", "an alias of SESSION_STORES", cache)
         if not isinstance(store, (str, Store)):
-            raise ImproperlyConfigured(f"OPTIONS['store'] must be an alias, not {store!r}.")
-        if (
-            not isinstance(max_age, (int, float))
-            or isinstance(max_age, bool)
-            or not (isfinite(max_age) and max_age > 0)
-        ):
-            raise ImproperlyConfigured(
-                f"OPTIONS['max_age'] must be a number of seconds above 0, not {max_age!r}."
-            )
+            options.refuse("store", "an alias of SESSION_STORES", store)
+        self.max_age = options.seconds("max_age", max_age)
         _check_layers(cache, store)
-        self.max_age = max_age
         self._cache = cache
         self._store = store
         self._distrusted = MemoryStore(max_entries=_DISTRUSTED)
@@ -94,14 +88,14 @@ class LayeredStore(SteppedStore):
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
         token = None
         try:
             if not self._is_distrusted(key):
-                cached = yield self.cache, "load", (key,), {}
+                cached = await call(self.cache.load, self.cache.aload, key)
                 if cached is None:
                     token, marker = self._marker()
-                    if not (yield self.cache, "create", (key, marker), {}):
+                    if not (await call(self.cache.create, self.cache.acreate, key, marker)):
                         # Somebody else is about to fill it.
                         token = None
                 elif cached.data:
@@ -112,74 +106,88 @@ class LayeredStore(SteppedStore):
         # Its age counts from before the store was asked, or a write of another
         # process could be missing from it for longer than max_age.
         moment = now()
-        record: Record | None = yield self.store, "load", (key,), {}
+        record: Record | None = await call(self.store.load, self.store.aload, key)
         if token is not None:
             try:
                 if record is None:
-                    yield self.cache, "delete", (key,), {}
+                    await call(self.cache.delete, self.cache.adelete, key)
                 else:
-                    yield from self._fill(key, record, token, moment)
+                    await self._fill(call, key, record, token, moment)
             except Exception as error:
                 self._report(error)
         return record
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        return self._write(key, record, "create", (key, record), {})
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
+        store = self.store
+        return await self._write(call, key, record, store.create, store.acreate, key, record)
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        return self._write(key, record, "replace", (key, record), {"expected": expected})
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
+        replace = partial(self.store.replace, expected=expected)
+        areplace = partial(self.store.areplace, expected=expected)
+        return await self._write(call, key, record, replace, areplace, key, record)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        return self._write(key, None, "touch", (key, expires), {})
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        touch = partial(self.store.touch, expected=expected)
+        atouch = partial(self.store.atouch, expected=expected)
+        return await self._write(call, key, None, touch, atouch, key, expires)
 
-    def _delete(self, key: bytes) -> Steps[bool]:
-        return self._write(key, None, "delete", (key,), {})
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        # Found before anything is written, if the settings are wrong.
+        store = self.store
+        await self._mark(call, key)
+        done = await call(store.delete, store.adelete, key)
+        # What it leaves is the tombstone.
+        await self._mark(call, key)
+        return done
 
-    def _write(
+    async def _write(
         self,
+        call: Colour,
         key: bytes,
         record: Record | None,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Steps[bool]:
+        write: Callable[P, bool],
+        awrite: Callable[P, Awaitable[bool]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> bool:
         """Let the store do it, and never leave an older copy in the cache.
 
         ``record`` is what the key holds when the store says yes, if that is known.
         """
-        # Found before anything is written, if the settings are wrong.
-        store, moment = self.store, now()
+        moment = now()
         # Should this process be killed, or the call be cancelled or time out once
         # the store has it, then the old copy is gone already.
-        token = yield from self._mark(key)
-        done: bool = yield store, method, args, kwargs
+        token = await self._mark(call, key)
+        done = await call(write, awrite, *args, **kwargs)
         try:
-            if method == "delete":
-                yield from self._settle(key)
-            elif not (done and record and (yield from self._fill(key, record, token, moment))):
-                yield self.cache, "delete", (key,), {}
+            if not (done and record and await self._fill(call, key, record, token, moment)):
+                await call(self.cache.delete, self.cache.adelete, key)
         except Exception as error:
             self._distrust(key)
             self._report(error)
         return done
 
-    def _mark(self, key: bytes) -> Steps[int | None]:
+    async def _mark(self, call: Colour, key: bytes) -> int | None:
         try:
-            return (yield from self._settle(key))
+            return await self._settle(call, key)
         except Exception as error:
             self._distrust(key)
             self._report(error)
             return None
 
-    def _settle(self, key: bytes) -> Steps[int]:
+    async def _settle(self, call: Colour, key: bytes) -> int:
         """Put a marker in the place of whatever the cache holds; what it can be replaced by."""
         token, marker = self._marker()
-        if not (yield self.cache, "replace", (key, marker), {}):
+        if not (await call(self.cache.replace, self.cache.areplace, key, marker)):
             # If this fails too, a newer one is there, and the token fits nothing.
-            yield self.cache, "create", (key, marker), {}
+            await call(self.cache.create, self.cache.acreate, key, marker)
         return token
 
-    def _fill(self, key: bytes, record: Record, token: int | None, moment: float) -> Steps[bool]:
+    async def _fill(
+        self, call: Colour, key: bytes, record: Record, token: int | None, moment: float
+    ) -> bool:
         """Put a copy in the place of the marker, if it is still there."""
         owner = record.owner
         data = _HEADER.pack(record.expires, record.revision, len(owner)) + owner + record.data
@@ -187,8 +195,7 @@ class LayeredStore(SteppedStore):
             return False
         expires = min(record.expires, moment + self.max_age)
         copy = Record(data, expires, _random())
-        filled: bool = yield self.cache, "replace", (key, copy), {"expected": token}
-        return filled
+        return await call(self.cache.replace, self.cache.areplace, key, copy, expected=token)
 
     def _marker(self) -> tuple[int, Record]:
         token = _random()
@@ -245,15 +252,15 @@ class LayeredStore(SteppedStore):
         return self.store.ascan_owner(owner)
 
     def setup(self) -> None:
-        run(self._setup())
+        run(self._setup(blocking))
 
     async def asetup(self) -> None:
-        await arun(self._setup())
+        await self._setup(awaiting)
 
-    def _setup(self) -> Steps[None]:
-        yield self.store, "setup", (), {}
+    async def _setup(self, call: Colour) -> None:
+        await call(self.store.setup, self.store.asetup)
         try:
-            yield self.cache, "setup", (), {}
+            await call(self.cache.setup, self.cache.asetup)
         except Exception as error:
             self._report(error)
 
@@ -266,22 +273,22 @@ class LayeredStore(SteppedStore):
 
     def close(self) -> None:
         """Closes what was given as a store; what an alias names is closed with ``stores``."""
-        run(self._close())
+        run(self._close(blocking))
 
     async def aclose(self) -> None:
-        await arun(self._close())
+        await self._close(awaiting)
 
-    def _close(self) -> Steps[None]:
+    async def _close(self, call: Colour) -> None:
         # Looking an alias up would open a store only to close it.
         if isinstance(self._cache, Store):
             try:
-                yield self._cache, "close", (), {}
+                await call(self._cache.close, self._cache.aclose)
             except Exception as error:
                 self._report(error)
         if isinstance(self._store, Store):
-            yield self._store, "close", (), {}
+            await call(self._store.close, self._store.aclose)
 
-    def check(self, *, alias: str, **kwargs: Any) -> list[checks.CheckMessage]:
+    def check(self, *, alias: str) -> list[checks.CheckMessage]:
         """One cache in front of two stores would serve the records of either as the other's."""
         return [
             checks.Error(
@@ -325,9 +332,9 @@ def _check_alias(option: str, alias: object, path: tuple[str, ...]) -> None:
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"OPTIONS[{option!r}]: {error}") from error
     if issubclass(backend, LayeredStore):
-        options = conf.stores()[alias]["OPTIONS"]
+        layers = conf.stores()[alias]["OPTIONS"]
         for below in ("cache", "store"):
-            _check_alias(below, options.get(below), (*path, alias))
+            _check_alias(below, layers.get(below), (*path, alias))
 
 
 def _opened(data: bytes) -> Record:

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
+from django_kvsessions.stores.options import whole_number
 
 __all__ = ["MemoryStore"]
 
@@ -46,11 +47,7 @@ class MemoryStore(Store):
                 f"LOCATION is {location!r}, but MemoryStore keeps nothing outside its process: "
                 "leave LOCATION out, or choose another BACKEND."
             )
-        if not isinstance(max_entries, int) or isinstance(max_entries, bool) or max_entries < 1:
-            raise ImproperlyConfigured(
-                f"OPTIONS['max_entries'] must be a whole number from 1 up, not {max_entries!r}."
-            )
-        self.max_entries = max_entries
+        self.max_entries = whole_number("max_entries", max_entries, at_least=1)
         # Least recently used first. An LRU library would be one more dependency
         # of the base install, and none of them lets records also go by expiry.
         self._records: OrderedDict[bytes, Record] = OrderedDict()
@@ -95,11 +92,11 @@ class MemoryStore(Store):
             self._put(key, record)
             return True
 
-    def touch(self, key: bytes, expires: float) -> bool:
+    def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
         self.check_touch(key, expires)
         with self._lock:
             current = self._live(key)
-            if current is None:
+            if current is None or expected not in (None, current.revision):
                 return False
             self._put(key, current._replace(expires=expires))
             return True

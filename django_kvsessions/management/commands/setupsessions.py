@@ -27,11 +27,10 @@ class Command(StoreCommand):
         self.on_each_store(options["store"], self.show if options["dry_run"] else self.set_up)
 
     def show(self, alias: str, store: Store) -> None:
-        setup_statements = getattr(store, "setup_statements", None)
-        if setup_statements is None:
+        statements = store.setup_statements()
+        if statements is None:
             self.stdout.write(f"-- {alias!r}: {type(store).__name__} has no statements to show.")
             return
-        statements = setup_statements()
         self.stdout.write(f"-- {alias!r}" + ("" if statements else ": nothing is missing."))
         for statement in statements:
             self.stdout.write(statement.rstrip().removesuffix(";") + ";")

@@ -1,0 +1,3 @@
+from django_kvsessions.stores.database.store import DatabaseStore
+
+__all__ = ["DatabaseStore"]

@@ -1,0 +1,3 @@
+from django_kvsessions.stores.firestore.store import FirestoreStore
+
+__all__ = ["FirestoreStore"]

@@ -1,0 +1,3 @@
+from django_kvsessions.stores.lmdb.store import LMDBStore
+
+__all__ = ["LMDBStore"]

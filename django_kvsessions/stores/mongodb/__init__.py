@@ -1,0 +1,3 @@
+from django_kvsessions.stores.mongodb.store import MongoDBStore
+
+__all__ = ["MongoDBStore"]

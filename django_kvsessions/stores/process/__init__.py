@@ -1,0 +1,1 @@
+"""What a store needs of its process: locks, clients of drivers, forks."""

@@ -1,0 +1,3 @@
+from django_kvsessions.stores.redis.store import RedisStore
+
+__all__ = ["RedisStore"]

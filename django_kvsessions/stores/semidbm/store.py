@@ -1,0 +1,344 @@
+"""The embedded store: semidbm's log file, made safe for processes and threads.
+
+One writer at a time holds a lock file; readers take no lock. Each process keeps
+an index of the log in memory, and before it answers it parses what others have
+appended since. A compaction writes the live records to a new file and renames
+it into place; the other processes go on from where it ends and move their
+index over bit by bit, so that nobody stops for it.
+
+The files in the folder: ``data`` (the log, as semidbm writes it), ``lock``,
+``compaction.lock``, ``compaction`` (how the last compaction's file follows from
+its predecessor), ``data.new`` (a compaction under way) and ``quarantine``
+(bytes that did not verify, set aside).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable
+from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm.compaction import Compaction
+from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
+from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
+from django_kvsessions.stores.semidbm import log as logfile
+from django_kvsessions.stores.semidbm.succession import batches
+from django_kvsessions.stores.semidbm.syncing import Syncer
+
+__all__ = ["SemidbmStore"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DURABILITIES = ("process", "interval", "full")
+
+
+def reports_os_errors(
+    method: Callable[Concatenate[SemidbmStore, P], T],
+) -> Callable[Concatenate[SemidbmStore, P], T]:
+    """What the operating system refuses is an outage of the store."""
+
+    @wraps(method)
+    def reporting(self: SemidbmStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    return reporting
+
+
+class SemidbmStore(Store):
+    """Sessions in a folder, for any number of processes and threads of one machine.
+
+    ``location``: the folder; made when it is missing.
+
+    ``durability``: what an acknowledged write survives. ``"process"``: a killed
+    process. ``"interval"`` (the default): a power cut too, but for the last
+    second at most. ``"full"``: a power cut.
+
+    ``lock_timeout``: seconds to wait for another writer, then ``StoreUnavailable``.
+
+    ``max_record_size``: bytes, up to 16 MiB.
+    """
+
+    location_is_folder = True
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        *,
+        durability: str = "interval",
+        lock_timeout: float = 10.0,
+        max_record_size: int = 1024 * 1024,
+    ) -> None:
+        super().__init__(max_record_size=max_record_size)
+        if fcntl is None:
+            raise ImproperlyConfigured(
+                "SemidbmStore needs file locks, which this platform lacks: use another BACKEND, "
+                "such as django_kvsessions.stores.database.DatabaseStore."
+            )
+        if not location:
+            raise ImproperlyConfigured("SemidbmStore needs a LOCATION: a folder for the sessions.")
+        if durability not in DURABILITIES:
+            raise ImproperlyConfigured(
+                f"The option 'durability' is one of {', '.join(DURABILITIES)}, not {durability!r}."
+            )
+        if not lock_timeout > 0:
+            raise ImproperlyConfigured("The option 'lock_timeout' is a number of seconds above 0.")
+        largest = logfile.MAX_VALUE_SIZE - logfile.VALUE_OVERHEAD
+        if not 0 < max_record_size <= largest:
+            raise ImproperlyConfigured(
+                f"The option 'max_record_size' is a number of bytes from 1 to {largest}."
+            )
+        self.path = os.path.abspath(location)
+        self.durability = durability
+        # With "full" a write waits for the disk.
+        self.is_nonblocking = durability != "full"
+        self._journal = Journal(self.path, lock_timeout)
+        self._work_in_background()
+        _instances.add(self)
+
+    def _work_in_background(self) -> None:
+        self._syncer = Syncer(self._journal)
+        self._compaction = Compaction(self._journal)
+
+    # The contract
+
+    def load(self, key: bytes) -> Record | None:
+        self.check_key(key)
+        try:
+            return self._journal.current().load(key)
+        except Unreadable:
+            return self._read_again(key)
+        except OSError as error:
+            # The decorator of the other methods would be felt here.
+            raise self._unavailable(error) from error
+
+    @reports_os_errors
+    def _read_again(self, key: bytes) -> Record | None:
+        # A compaction has moved the record, or it is damaged: nothing moves
+        # while the writer's lock is held.
+        generation = self._journal.begin()
+        try:
+            return self._journal.read(generation, key)
+        finally:
+            self._journal.end()
+
+    @reports_os_errors
+    def create(self, key: bytes, record: Record) -> bool:
+        self.check_record(key, record)
+        generation = self._journal.begin()
+        try:
+            if generation.live(key) is not None:
+                return False
+            self._journal.put(generation, key, record)
+        finally:
+            self._journal.end()
+        self._acknowledge(generation)
+        return True
+
+    @reports_os_errors
+    def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
+        self.check_record(key, record)
+        generation = self._journal.begin()
+        try:
+            if expected is None:
+                if generation.live(key) is None:
+                    return False
+            elif generation.revision(key) != expected:
+                return False
+            self._journal.put(generation, key, record)
+        finally:
+            self._journal.end()
+        self._acknowledge(generation)
+        return True
+
+    @reports_os_errors
+    def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
+        self.check_touch(key, expires)
+        generation = self._journal.begin()
+        try:
+            record = self._journal.read(generation, key)
+            if record is None or expected not in (None, record.revision):
+                return False
+            # The log only grows, so moving the expiry means writing the record again.
+            self._journal.put(generation, key, record._replace(expires=expires))
+        finally:
+            self._journal.end()
+        self._acknowledge(generation)
+        return True
+
+    @reports_os_errors
+    def delete(self, key: bytes) -> bool:
+        self.check_key(key)
+        generation = self._journal.begin()
+        try:
+            was_live = generation.live(key) is not None
+            removed = self._journal.remove(generation, [key])
+        finally:
+            self._journal.end()
+        if removed:
+            self._acknowledge(generation)
+        return was_live
+
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        """Looks at every entry of the index, and compacts the log where that pays."""
+        for keys in batches(self._expired_keys(), batch_size):
+            yield self._delete_still_expired(keys)
+        if self._current().needs_compaction():
+            self.compact()
+
+    def scan(self) -> Iterator[tuple[bytes, Record]]:
+        for key in list(self._current().index):
+            record = self.load(key)
+            if record is not None:
+                yield key, record
+
+    def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        """Reads the head of every record, and the data of the owner's."""
+        self.check_owner(owner)
+        return self._scan_owner(owner)
+
+    def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
+        for key in list(self._current().index):
+            if self._owner(key) == owner:
+                record = self.load(key)
+                if record is not None and record.owner == owner:
+                    yield key, record
+
+    @reports_os_errors
+    def setup(self) -> None:
+        self._journal.current()
+
+    def stats(self) -> StoreStats:
+        generation = self._current()
+        limit = live_from()
+        entries = list(generation.index.values())
+        live = sum(entry >= limit for entry in entries)
+        return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+
+    @reports_os_errors
+    def compact(self) -> bool:
+        """Rewrite the log without its garbage; ``False`` where that is under way already.
+
+        Readers and writers go on meanwhile.
+        """
+        return self._compaction.run()
+
+    @reports_os_errors
+    def close(self) -> None:
+        generation = self._journal.close()
+        if generation is not None and self._syncer.unsynced.is_set():
+            generation.log.sync()
+
+    async def aload(self, key: bytes) -> Record | None:
+        # The first use in a process parses the whole log.
+        if self._journal.generation is None:
+            return await self.call_in_thread(self.load, key)
+        return self.load(key)
+
+    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if self.is_nonblocking and self._journal.generation is not None:
+            token = no_waiting.set(True)
+            try:
+                return function(*args, **kwargs)
+            except Busy:
+                pass
+            finally:
+                no_waiting.reset(token)
+        return await self.call_in_thread(function, *args, **kwargs)
+
+    def _unavailable(self, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(f"The session store in {self.path}: {error}")
+
+    @reports_os_errors
+    def _current(self) -> Generation:
+        return self._journal.current()
+
+    @reports_os_errors
+    def _owner(self, key: bytes) -> bytes:
+        return self._journal.current().owner(key)
+
+    def _expired_keys(self) -> Iterator[bytes]:
+        index = self._current().index
+        limit = live_from()
+        return (key for key in list(index) if index.get(key, limit) < limit)
+
+    @reports_os_errors
+    def _delete_still_expired(self, keys: list[bytes]) -> int:
+        generation = self._journal.begin()
+        try:
+            limit = live_from()
+            index = generation.index
+            expired = [key for key in keys if index.get(key, limit) < limit]
+            removed = self._journal.remove(generation, expired)
+        finally:
+            self._journal.end()
+        self._acknowledge(generation)
+        return removed
+
+    def _acknowledge(self, generation: Generation) -> None:
+        """What a write owes before it returns, with the lock given back."""
+        if self.durability == "full":
+            self._syncer.sync(generation)
+        elif self.durability == "interval" and not self._syncer.unsynced.is_set():
+            self._syncer.sync_soon()
+        if generation.may_need_compaction:
+            self._compaction.soon()
+
+    def _before_fork(self) -> None:
+        # The child must not inherit an index that a thread was just changing.
+        self._journal.state.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        self._journal.state.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._journal.after_fork()
+        self._compaction.close()
+        self._work_in_background()
+
+
+_instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()
+
+_forking: list[SemidbmStore] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_instances)
+    for store in _forking:
+        store._before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop()._after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    while _forking:
+        _forking.pop()._after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for store in list(_instances):
+        with contextlib.suppress(Exception):
+            store.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+atexit.register(_at_exit)

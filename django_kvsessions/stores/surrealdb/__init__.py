@@ -1,0 +1,3 @@
+from django_kvsessions.stores.surrealdb.store import SurrealDBStore
+
+__all__ = ["SurrealDBStore"]

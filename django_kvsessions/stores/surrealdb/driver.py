@@ -1,0 +1,154 @@
+"""The driver of SurrealDBStore, on one event loop: connecting, asking, and what went wrong.
+
+The embedded engines let two transactions both delete or both make the same
+record, without a conflict, so the writes to them take turns here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import surrealdb
+
+from django_kvsessions.stores.process.locks import FileLock, LockTimeout
+
+__all__ = ["Driver", "Late", "Locked", "Lost", "Refused"]
+
+
+class Refused(Exception):
+    """The statement failed; the database says why."""
+
+
+class Lost(Exception):
+    """There was no answer, or no connection."""
+
+
+class Late(Lost):
+    """There was none in time, which is the limit that a request waits."""
+
+
+class Locked(Exception):
+    """Another process has the file."""
+
+
+class Driver:
+    """A connection, made at the first question, and again after it was lost."""
+
+    def __init__(
+        self,
+        url: str,
+        lock: str | None,
+        use: tuple[str, str],
+        credentials: dict[str, str] | None,
+        timeout: float,
+    ) -> None:
+        """``lock``: the file that only one process at a time may hold. ``use``: namespace
+        and database."""
+        self._url = url
+        self._is_embedded = lock is not None or url == "mem://"
+        self._use = use
+        self._credentials = credentials
+        self._timeout = timeout
+        self._file_lock = None if lock is None else FileLock(lock)
+        self._driver: Any = None
+        self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
+
+    async def query(self, sql: str, values: dict[str, Any]) -> Any:
+        """The result of one statement; ``Refused``, ``Lost`` or ``Locked``."""
+        return await self._within(self._query(sql, values))
+
+    async def close(self) -> None:
+        await self._within(self._close())
+
+    def leave(self) -> None:
+        """Let others have the file, once closed."""
+        if self._file_lock is not None:
+            self._file_lock.release()
+            self._file_lock.close()
+
+    def forget(self) -> None:
+        """What a forked child does with its parent's, whose lock stays."""
+        if self._file_lock is not None:
+            self._file_lock.close()
+
+    async def _within(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.ensure_future(coroutine)
+        done, _ = await asyncio.wait({task}, timeout=self._timeout)
+        if not done:
+            task.cancel()
+            raise Late(f"no answer within OPTIONS['timeout'], {self._timeout} seconds")
+        if task.cancelled():
+            # So the driver tells of a connection that has ended.
+            await self._drop(self._driver)
+            raise Lost("the connection was lost")
+        return task.result()
+
+    async def _query(self, sql: str, values: dict[str, Any]) -> Any:
+        driver = None
+        try:
+            driver = await self._opened()
+            if self._is_embedded and not sql.startswith("SELECT"):
+                async with self._writing:
+                    answer = await driver.query_raw(sql, values)
+            else:
+                answer = await driver.query_raw(sql, values)
+        except (Refused, Lost, Locked):
+            raise
+        except Exception as error:
+            # Whatever the driver or its transport raises; it has no class for all.
+            await self._drop(driver)
+            raise Lost(f"{type(error).__name__}: {error}") from error
+        if answer.get("error"):
+            # A token that has run out, for one: the next connection signs in again.
+            await self._drop(driver)
+            raise Lost(str(answer["error"].get("message", answer["error"])))
+        result = answer["result"][-1]
+        if result["status"] != "OK":
+            raise Refused(str(result["result"]))
+        return result["result"]
+
+    async def _opened(self) -> Any:
+        async with self._opening:
+            if self._driver is None:
+                if self._file_lock is not None:
+                    try:
+                        self._file_lock.acquire(0)
+                    except LockTimeout:
+                        raise Locked from None
+                driver: Any = surrealdb.AsyncSurreal(self._url)
+                if self._is_embedded:
+                    # The others connect with the first message.
+                    await driver.connect()
+                if self._credentials is not None:
+                    try:
+                        await driver.signin(self._credentials)
+                    except surrealdb.SurrealError as error:
+                        await _end(driver)
+                        raise Refused(
+                            "sign-in failed (OPTIONS['username'], ['password'] and ['level']): "
+                            f"{error}"
+                        ) from error
+                await driver.use(*self._use)
+                self._driver = driver
+        return self._driver
+
+    async def _close(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await _end(driver)
+
+    async def _drop(self, driver: Any) -> None:
+        """Let the next question open another connection, unless it is an engine of our own."""
+        if driver is not None and self._driver is driver and not self._is_embedded:
+            self._driver = None
+            with contextlib.suppress(Exception):
+                await _end(driver)
+
+
+async def _end(driver: Any) -> None:
+    # The one for HTTP has no other way to be closed.
+    await driver.__aexit__(None, None, None)
