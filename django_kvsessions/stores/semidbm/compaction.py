@@ -13,6 +13,7 @@ import threading
 import time
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout
+from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import (
     PLACE_MASK,
     SIZE_SHIFT,
@@ -22,7 +23,6 @@ from django_kvsessions.stores.semidbm.generation import (
 )
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.succession import Succession, write_succession
 
 __all__ = ["Compaction"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from django_kvsessions.stores.base import Record
-from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm import log as logfile
+from django_kvsessions.stores.semidbm.log import LogFile
 
 #: Garbage up to this many bytes is never worth a compaction.
 GARBAGE_FLOOR = 4 * 1024 * 1024

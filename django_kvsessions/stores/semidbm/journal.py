@@ -18,9 +18,9 @@ from typing import Any
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.process.locks import FairLock, FileLock, LockTimeout, open_private
+from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.succession import move, succeed
 
 __all__ = ["Busy", "Journal", "no_waiting"]

@@ -26,10 +26,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable
 from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
-from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.succession import batches
 from django_kvsessions.stores.semidbm.syncing import Syncer
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from zlib import crc32
 
 from django_kvsessions.stores.process.locks import open_private
+from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm import log as logfile
 
 __all__ = ["Succession", "batches", "move", "read_succession", "succeed", "write_succession"]
 
