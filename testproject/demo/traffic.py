@@ -73,7 +73,9 @@ class Traffic:
         await self.wait_for(1 / 8)
         await self.rotate_secret_key()
         await self.wait_for(1 / 3)
-        self.kill_worker()
+        # Those that came with the new key may be answering their first requests only now.
+        while not self.kill_worker() and self.progress < 1:
+            await asyncio.sleep(0.01)
         await self.wait_for(2 / 3)
         await self.clear()
 
@@ -109,13 +111,15 @@ class Traffic:
             self.tally.killed_at = time.monotonic()
             await asyncio.sleep(0.05)
 
-    def kill_worker(self) -> None:
+    def kill_worker(self) -> bool:
+        """Whether there was one."""
         for worker in (self.tally.last_worker, *self.tally.workers):
             if self.is_ours(worker):
                 self.tally.killed += 1
                 self.tally.killed_at = time.monotonic()
                 os.kill(worker, signal.SIGKILL)
-                return
+                return True
+        return False
 
     def is_ours(self, worker: int) -> bool:
         """Whether the number out of a response is a process of the site's that runs."""
