@@ -312,8 +312,8 @@ def _check_layers(cache: str | Store, store: str | Store) -> None:
     _check_alias("cache", cache, ())
     _check_alias("store", store, ())
     if isinstance(cache, str) and isinstance(store, str):
-        place = conf.stores()[cache]
-        if place["LOCATION"] is not None and place == conf.stores()[store]:
+        place = conf.store(cache)
+        if place["LOCATION"] is not None and place == conf.store(store):
             raise ImproperlyConfigured(
                 f"OPTIONS['cache'] and OPTIONS['store'], {cache!r} and {store!r}, are one place: "
                 "the cache would write over the store's records."
@@ -332,7 +332,7 @@ def _check_alias(option: str, alias: object, path: tuple[str, ...]) -> None:
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"OPTIONS[{option!r}]: {error}") from error
     if issubclass(backend, LayeredStore):
-        layers = conf.stores()[alias]["OPTIONS"]
+        layers = conf.store(alias)["OPTIONS"]
         for below in ("cache", "store"):
             _check_alias(below, layers.get(below), (*path, alias))
 
