@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores import options, store_class, stores
-from django_kvsessions.stores.base import Record, Store, StoreStats, now
+from django_kvsessions.stores.base import Record, Store, StoreError, StoreStats, now
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.paged import ColouredStore
 
@@ -223,7 +223,14 @@ class LayeredStore(ColouredStore):
 
         Counts what the store removed: copies are no sessions.
         """
-        yield from self.store.delete_expired(batch_size=batch_size)
+        try:
+            yield from self.store.delete_expired(batch_size=batch_size)
+        except StoreError:
+            self._clear_cache(batch_size)
+            raise
+        self._clear_cache(batch_size)
+
+    def _clear_cache(self, batch_size: int) -> None:
         try:
             for _ in self.cache.delete_expired(batch_size=batch_size):
                 pass
@@ -231,8 +238,15 @@ class LayeredStore(ColouredStore):
             self._report(error)
 
     async def adelete_expired(self, *, batch_size: int = 1000) -> AsyncIterator[int]:
-        async for count in self.store.adelete_expired(batch_size=batch_size):
-            yield count
+        try:
+            async for count in self.store.adelete_expired(batch_size=batch_size):
+                yield count
+        except StoreError:
+            await self._aclear_cache(batch_size)
+            raise
+        await self._aclear_cache(batch_size)
+
+    async def _aclear_cache(self, batch_size: int) -> None:
         try:
             async for _ in self.cache.adelete_expired(batch_size=batch_size):
                 pass
