@@ -52,8 +52,8 @@ def stores() -> dict[str, dict[str, Any]]:
 def store(alias: str) -> dict[str, Any]:
     """One alias of SESSION_STORES with the defaults filled in, whatever is wrong with others."""
     if alias not in _configured():
-        known = ", ".join(map(repr, _configured()))
-        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {known}.")
+        there = ", ".join(map(repr, _configured()))
+        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {there}.")
     where, config = f"SESSION_STORES[{alias!r}]", _configured()[alias]
     if not isinstance(config, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dict, not {type(config).__name__}.")
