@@ -448,6 +448,22 @@ def test_memory_as_the_sites_store_is_warned_of_outside_debug(settings: DjangoSe
     assert check() == []
 
 
+@pytest.mark.parametrize("wrong", [{"BACKEND": "no.such.Store"}, {"BACKED": MEMORY}])
+def test_a_wrong_alias_casts_no_doubt_on_a_layered_store(
+    settings: DjangoSettings, wrong: dict[str, str]
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {
+        "memory": {"BACKEND": MEMORY},
+        "default": {"BACKEND": LAYERED, "OPTIONS": {"cache": "memory", "store": "folder"}},
+        "folder": settings.SESSION_STORES["default"],
+        "wrong": wrong,
+    }
+    message = only_message()
+    assert message.is_serious()
+    assert "SESSION_STORES['wrong']" in message.msg
+
+
 @pytest.mark.parametrize("alias", ["layered", "outer"])
 def test_memory_below_a_cache_is_warned_of_too(settings: DjangoSettings, alias: str) -> None:
     settings.SESSION_STORES = {

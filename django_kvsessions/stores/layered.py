@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import ParamSpec
 
@@ -311,11 +311,19 @@ class LayeredStore(ColouredStore):
                 hint="Give each its own cache, or the same store.",
                 id="kvsessions.E120",
             )
-            for other, config in conf.stores().items()
-            if issubclass(store_class(other), LayeredStore)
-            and config["OPTIONS"].get("cache") == self._cache
-            and config["OPTIONS"].get("store") != self._store
+            for other in conf.aliases()
+            if (layers := _layers(other)).get("cache") == self._cache
+            and layers.get("store") != self._store
         ]
+
+
+def _layers(alias: str) -> Mapping[str, object]:
+    """The OPTIONS of a layered store; empty for others, and for what is configured wrongly."""
+    try:
+        is_layered = issubclass(store_class(alias), LayeredStore)
+    except ImproperlyConfigured:
+        return {}
+    return conf.store(alias)["OPTIONS"] if is_layered else {}
 
 
 def _check_layers(cache: str | Store, store: str | Store) -> None:
