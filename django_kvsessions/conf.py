@@ -44,11 +44,6 @@ def aliases() -> list[str]:
     return list(_configured())
 
 
-def stores() -> dict[str, dict[str, Any]]:
-    """SESSION_STORES with the defaults filled in."""
-    return {alias: store(alias) for alias in _configured()}
-
-
 @cache
 def store(alias: str) -> dict[str, Any]:
     """One alias of SESSION_STORES with the defaults filled in, whatever is wrong with others."""

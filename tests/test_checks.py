@@ -176,6 +176,10 @@ def test_an_option_of_the_driver_that_is_wrong_is_not_taken_for_a_slip(
         "default": {"BACKEND": DRIVER, "OPTIONS": {"raw": True, "timeout": "long"}}
     }
     assert only_message().msg.startswith("SESSION_STORES['default']: TypeError: '<=' not supported")
+    settings.SESSION_STORES = {"default": {"BACKEND": DRIVER, "OPTIONS": {"timeout": 0}}}
+    assert only_message().msg == (
+        "SESSION_STORES['default']: OPTIONS['timeout'] must be a number of seconds above 0."
+    )
 
 
 def test_a_misspelt_engine_is_told_where_the_site_would_not_use_this_package_at_all(

@@ -33,7 +33,7 @@ def test_without_stores_sessions_are_in_a_folder_of_the_project(
 def test_what_an_alias_leaves_out_has_a_default(settings: DjangoSettings, tmp_path: Path) -> None:
     settings.BASE_DIR = str(tmp_path)
     settings.SESSION_STORES = {"default": {}, "memory": {"BACKEND": MEMORY}}
-    assert conf.stores() == {
+    assert {alias: conf.store(alias) for alias in conf.aliases()} == {
         "default": {
             "BACKEND": "django_kvsessions.stores.semidbm.SemidbmStore",
             "LOCATION": f"{tmp_path}/sessions",
@@ -45,9 +45,9 @@ def test_what_an_alias_leaves_out_has_a_default(settings: DjangoSettings, tmp_pa
 
 def test_the_projects_dicts_are_left_as_they_are(settings: DjangoSettings) -> None:
     settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
-    conf.stores()["default"]["OPTIONS"]["max_entries"] = 1
+    conf.store("default")["OPTIONS"]["max_entries"] = 1
     settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
-    assert conf.stores()["default"]["OPTIONS"] == {}
+    assert conf.store("default")["OPTIONS"] == {}
 
 
 def test_a_store_is_made_once_with_its_options(settings: DjangoSettings) -> None:

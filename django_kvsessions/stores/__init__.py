@@ -76,13 +76,16 @@ def make_store(alias: str) -> Store:
     try:
         return make(location, **options)
     except (ImproperlyConfigured, TypeError) as error:
-        blamed = next((name for name in others if name in str(error)), None)
-        if blamed is not None:
-            raise ImproperlyConfigured(
-                f"{where}: {str(error).rstrip('.')}. {backend.__name__} itself knows "
-                f"{', '.join(sorted(known))}; anything else in OPTIONS goes to its driver."
-                f"{_did_you_mean(blamed, known)}"
-            ) from error
+        # An option of the driver may be refused for its value, and then needs no list of names.
+        is_unknown = isinstance(error, TypeError) or isinstance(error.__cause__, TypeError)
+        for name in (name for name in others if name in str(error)):
+            meant = _did_you_mean(name, known)
+            if is_unknown or meant:
+                raise ImproperlyConfigured(
+                    f"{where}: {str(error).rstrip('.')}. {backend.__name__} itself knows "
+                    f"{', '.join(sorted(known))}; anything else in OPTIONS goes to its driver."
+                    f"{meant}"
+                ) from error
         if isinstance(error, TypeError):
             raise
         raise ImproperlyConfigured(f"{where}: {error}") from error
