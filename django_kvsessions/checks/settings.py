@@ -119,7 +119,7 @@ def _check_names() -> Iterator[CheckMessage]:
         # The higher, the fewer false alarms: SESSION_STORE is .91 of SESSION_STORES.
         elif close := get_close_matches(rest, known, n=1, cutoff=0.85):
             yield checks.Warning(
-                f"{name} is no setting of Django or django-kvsessions, so it has no effect.",
+                f"{name} is no setting of Django or django-kvsessions: neither reads it.",
                 hint=f"Did you mean {known[close[0]]}?",
                 id="kvsessions.W007",
             )
