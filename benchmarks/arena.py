@@ -117,14 +117,11 @@ class Population:
 
     def new_worker(self, contender: Contender | None = None) -> closing[WorkerProcess]:
         """A fresh process, for ``with``."""
-        contender = contender or self.contender
-        return closing(WorkerProcess(contender, self.place, package=self.package))
+        return closing(self._process(contender or self.contender))
 
     def fill(self, expired: int = 0) -> None:
         """Store the sessions in a process of its own, unless they would end with it."""
-        if self.server is not None:
-            self.server.start()
-        if self.lasts:
+        if self.lasts and (self.size or expired or self.contender.rows):
             filler = self.contender.filled_by
             with self.new_worker(CONTENDERS[filler] if filler else None) as worker:
                 worker.ask("fill", count=self.size, expired=expired)
@@ -133,9 +130,14 @@ class Population:
     def worker(self) -> WorkerProcess:
         """The process that measures, started where there is none."""
         if self._worker is None:
-            self._worker = WorkerProcess(self.contender, self.place, package=self.package)
+            self._worker = self._process(self.contender)
             self._worker.ask("use", count=self.size)
         return self._worker
+
+    def _process(self, contender: Contender) -> WorkerProcess:
+        if self.server is not None and self.server.process is None:
+            self.server.start()
+        return WorkerProcess(contender, self.place, package=self.package)
 
     def rest(self) -> None:
         """End the process that measures; what is stored stays."""

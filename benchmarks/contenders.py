@@ -219,6 +219,7 @@ def known() -> Iterator[Contender]:
 
 
 CONTENDERS = {contender.name: contender for contender in known()}
+EMBEDDED = [name for name, contender in CONTENDERS.items() if contender.server is None]
 
 
 def django_settings(contender: Contender, place: Place, *, middleware: str) -> dict[str, Any]:

@@ -18,12 +18,11 @@ from benchmarks import measure as measuring
 from benchmarks import report
 from benchmarks.arena import Population, environment, progress
 from benchmarks.command import Command, add_list, add_rounds
-from benchmarks.contenders import CONTENDERS, DJANGO, OURS, REQUESTS
+from benchmarks.contenders import CONTENDERS, DJANGO, EMBEDDED, OURS, REQUESTS
 from benchmarks.measure import Result
 from benchmarks.report import Target
 from testservers import Server
 
-EMBEDDED = [name for name in CONTENDERS if CONTENDERS[name].server is None]
 SESSIONS = 200
 CLIENTS = 16
 STEPS = 100

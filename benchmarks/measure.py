@@ -15,8 +15,6 @@ from benchmarks.contenders import REQUESTS
 
 Result = dict[str, Any]
 
-ALONE = 2  # seconds of saves that nothing disturbs
-
 
 def put(result: Result, value: Any, *path: str | int) -> None:
     """Append to the list at that path, made where it is missing."""
@@ -71,7 +69,7 @@ def clear_all(populations: Sequence[Population], folder: Path, *, rounds: int) -
     result: Result = {}
     for number, one in enumerate(progress(clearing(populations, rounds), "clear all")):
         with closing(Population(one.contender, 0, folder / f"expired-{number}")) as other:
-            other.fill(expired=one.size)
+            other.worker.ask("fill_expired", count=one.size)
             put(result, clear(other.worker, 0), one.size, one.name)
     return result
 
@@ -132,14 +130,15 @@ def save_waits(
     action: Callable[[], object],
     *,
     rounds: int,
+    alone: float = 2,
     before: Callable[[], object] = lambda: None,
 ) -> Result:
-    """Milliseconds that saves of one process take during the action, and without it."""
+    """Milliseconds of one process's saves during the action, and ``alone`` seconds without."""
     result: Result = {"sessions": population.size}
     with population.new_worker() as saving:
         saving.ask("open", count=population.size)
         for _ in progress(range(rounds), "saves"):
-            put(result, waits(saving, population, folder, lambda: time.sleep(ALONE)), "alone")
+            put(result, waits(saving, population, folder, lambda: time.sleep(alone)), "alone")
             before()
             start = time.perf_counter()
             during = waits(saving, population, folder, action)

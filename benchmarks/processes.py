@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks import measure as measuring
 from benchmarks import report
-from benchmarks.arena import Population, WorkerProcess, arena, progress
+from benchmarks.arena import Population, WorkerProcess, progress
 from benchmarks.command import Command, add_list, add_rounds, numbers
-from benchmarks.contenders import CONTENDERS, OURS
+from benchmarks.contenders import CONTENDERS, EMBEDDED, OURS
 from benchmarks.measure import Result
 from benchmarks.report import Target
 
@@ -43,18 +43,24 @@ class Processes(Command):
         )
         parser.add_argument("--seconds", type=float, default=2, help="of each turn")
         add_rounds(parser, 3)
-        add_list(parser, "--engines", CONTENDERS, (OURS, "cache-diskcache", "file"))
+        add_list(parser, "--engines", EMBEDDED, (OURS, "cache-diskcache", "file"))
 
     def measure(self, options: argparse.Namespace, folder: Path, results: Result) -> None:
-        with arena(options.engines, [options.sessions], folder) as (found, left_out):
-            results["notes"] += left_out
-            results["rates"] = {str(options.sessions): rates(found, options)}
+        found = [
+            Population(CONTENDERS[name], options.sessions, folder / name)
+            for name in options.engines
+        ]
+        results["rates"] = {str(options.sessions): rates(found, options)}
         if options.records:
             with closing(Population(CONTENDERS[OURS], options.records, folder / "many")) as one:
                 one.fill()
                 one.worker.ask("open", count=one.size)
                 results["compaction"] = measuring.save_waits(
-                    one, folder, lambda: one.worker.ask("compact"), rounds=options.rounds
+                    one,
+                    folder,
+                    lambda: one.worker.ask("compact"),
+                    rounds=options.rounds,
+                    alone=options.seconds,
                 )
 
     def render(self, results: Result) -> Iterator[str]:
@@ -75,6 +81,7 @@ def rates(populations: list[Population], options: argparse.Namespace) -> Result:
             for one in populations
         }
         for one in populations:
+            one.fill()
             # One turn that does not count, to have everything open and warm.
             together(workers[one], one.size, options.seconds / 4)
         tasks = [(one, count) for one in populations for count in options.processes]
