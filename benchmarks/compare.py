@@ -70,7 +70,7 @@ class Compare(Command):
                     results["notes"].append(f"{name}: {error}")
                     continue
                 for one in sides.values():
-                    one.fill()
+                    one.worker.ask("fill", count=one.size)
                 taken = results["compare"][name] = take_turns(sides, options)
             results["ratios"][name] = {each: [ratio(taken[each])[0]] for each in taken}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from benchmarks import measure as measuring
@@ -71,20 +71,21 @@ class Database(Command):
 def clean_up(name: str, rows: int, folder: Path, rounds: int) -> Result:
     """A tenth has expired: two clean-ups at once, and another process that saves."""
     expired = rows // 10
-    with closing(Population(CONTENDERS[name], rows - expired, folder / name)) as one:
-        one.fill()
-        with one.new_worker() as first, one.new_worker() as second:
+    with ExitStack() as stack:
+        one = stack.enter_context(closing(Population(CONTENDERS[name], rows - expired, folder)))
+        cleaners = [stack.enter_context(one.new_worker()) for _ in range(2)]
+        cleaners[0].ask("fill", count=one.size)
 
-            def expire() -> None:
-                first.ask("fill_expired", count=expired)
+        def expire() -> None:
+            cleaners[0].ask("fill_expired", count=expired)
 
-            def clean() -> None:
-                for worker in (first, second):
-                    worker.send("clear")
-                for worker in (first, second):
-                    worker.receive()
+        def clean() -> None:
+            for worker in cleaners:
+                worker.send("clear")
+            for worker in cleaners:
+                worker.receive()
 
-            found = measuring.save_waits(one, folder, clean, rounds=rounds, before=expire)
-            if (left := first.ask("stored")) != one.size:
-                raise RuntimeError(f"The clean-ups left {left} rows, not {one.size}.")
+        found = measuring.save_waits(one, folder, clean, rounds=rounds, before=expire)
+        if (left := cleaners[0].ask("stored")) != one.size:
+            raise RuntimeError(f"The clean-ups left {left} rows, not {one.size}.")
     return found | {"expired": expired}

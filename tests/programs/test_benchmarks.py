@@ -223,12 +223,12 @@ def test_saves_are_timed_while_two_others_clean_up(tmp_path: Path) -> None:
     assert found["alone"][0]["count"] > 0
 
 
-def test_lmdb_is_measured_at_three_sizes(tmp_path: Path) -> None:
-    found = tiny_run(tmp_path, "lmdb", "--sessions=2000", "--rounds=1").results
-    assert set(found["operations"]) == {"20", "2000"}
-    assert set(found["clear_few"]) == {"200", "2000"}
-    assert found["footprint"]["open"]["2000"][LMDB][0] > 0
-    assert found["growth"][0] < 1.5
+def test_lmdb_is_measured_among_many_and_a_tenth(tmp_path: Path) -> None:
+    found = tiny_run(tmp_path, "lmdb", "--sessions=1000", "--rounds=1").results
+    assert set(found["operations"]) == {"100", "1000"}
+    assert set(found["clear_few"]) == {"100", "1000"}
+    assert found["footprint"]["open"]["1000"][LMDB][0] > 0
+    assert found["growth"][0] >= 1
 
 
 def test_processes_share_sessions_and_wait_for_a_compaction(tmp_path: Path) -> None:
@@ -262,18 +262,23 @@ def test_load_profile_times_the_whole_and_its_parts(tmp_path: Path) -> None:
 # Two versions of the package
 
 
-def test_compare_finds_the_slower_of_two_folders(tmp_path: Path) -> None:
+def test_compare_finds_the_slower_of_a_commit_and_a_folder(tmp_path: Path) -> None:
     slow, out = tmp_path / "slow", tmp_path / "out"
     shutil.copytree(ROOT / "django_kvsessions", slow / "django_kvsessions")
     out.mkdir()
     with (slow / "django_kvsessions" / "engine.py").open("a") as engine:
         engine.write(SLOW_LOAD)
-    arguments = ("--pairs=1", "--operations=load", f"--stores={OURS}", *TINY)
-    run = tiny_run(out, "compare", str(ROOT), str(slow), *arguments, "--rounds=3")
+    before = "HEAD" if (ROOT / ".git").exists() else str(ROOT)
+    arguments = ("--pairs=1", "--operations=load", f"--stores={OURS}", "--processor")
+    run = tiny_run(out, "compare", before, str(slow), *arguments, *TINY, "--rounds=3")
     taken = run.results["compare"][OURS]
     assert [len(taken["load"][side]["0"]) for side in ("before", "after")] == [3, 3]
     assert run.results["ratios"][OURS]["load"][0] > 3
     assert f"after: {slow}" in run.output
+    if before == "HEAD":
+        head = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %s"]
+        line = subprocess.run(head, check=True, capture_output=True, text=True).stdout
+        assert f"before: {line}" in run.output
     verdicts = {line.split("|")[1].strip(): line for line in run.output.splitlines() if "|" in line}
     assert "NO" in verdicts["kvsessions (the default): load"]
     assert {path.name for path in out.iterdir()} == {"results.json"}
@@ -286,22 +291,14 @@ import time
 _load = SessionStore.load
 
 def load(self):
-    time.sleep(0.005)
+    # Computing, not sleeping: --processor counts that alone.
+    end = time.perf_counter() + 0.002
+    while time.perf_counter() < end:
+        pass
     return _load(self)
 
 SessionStore.load = load
 """
-
-
-def test_compare_takes_commits(tmp_path: Path) -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not in a clone")
-    arguments = ("--pairs=1", "--operations=load", f"--stores={OURS}", "--processor", *TINY)
-    run = tiny_run(tmp_path, "compare", "HEAD", "HEAD", *arguments)
-    head = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %s"]
-    line = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
-    assert f"before: {line}\nafter: {line}" in run.output
-    assert run.results["ratios"][OURS]["load"][0] > 0
 
 
 def test_compare_names_what_is_no_version() -> None:
