@@ -108,7 +108,8 @@ class Population:
     def lasts(self) -> bool:
         """Whether a second process finds what the first one stored."""
         contender = self.contender
-        return not contender.stateless and (contender.rows or not contender.in_process)
+        alone = contender.in_process and not (contender.rows or contender.server)
+        return not (alone or contender.stateless)
 
     def close(self) -> None:
         self.rest()

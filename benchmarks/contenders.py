@@ -212,7 +212,8 @@ def known() -> Iterator[Contender]:
         # The server itself removes what has expired.
         on = {"server": kind, "clears": False}
         yield ours(f"-{kind}", f" on {title}", on_redis, **on)
-        yield ours(f"-layered-{kind}", f", layered over {title}", layered, **on)
+        near = f", layered over {title}"
+        yield ours(f"-layered-{kind}", near, layered, in_process=True, **on)
         yield djangos(f"cache-{kind}", f"cache on {title}", "cache", cache_on(own), **on)
         label = f"cache on {title}, by django-redis"
         yield djangos(f"django-{kind}", label, "cache", cache_on(by_package), **on)

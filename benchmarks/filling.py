@@ -49,7 +49,11 @@ def put_rows(engine: Engine, numbers: Sequence[int]) -> None:
 
 
 def put_in_process(contender: Contender, engine: Engine, numbers: Sequence[int]) -> None:
-    """What save() would leave in a cache that each process has for itself."""
+    """What save() or load() would leave in a cache that each process has for itself."""
+    if contender.is_ours:
+        for number in numbers:
+            engine(session_key(number)).load()
+        return
     if not contender.rows:
         put(contender, engine, numbers)
         return
