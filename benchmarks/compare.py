@@ -30,8 +30,8 @@ class Compare(Command):
     """The package in two commits or folders against each other, in one run.
 
     Each runs in processes of its own, on sessions that it has stored itself, and they take turns
-    in short rounds. To read is the ratio of the medians; beside it, the least and the greatest
-    that a pair of processes had, since no two processes are equally fast.
+    in short rounds. To read is the ratio of the medians of a pair of processes, the middle one of
+    several pairs, since no two processes are equally fast; beside it, the least and the greatest.
     """
 
     targets = tuple(
@@ -134,10 +134,10 @@ def take_turns(sides: dict[str, Population], options: argparse.Namespace) -> Res
 
 
 def ratio(figures: Result) -> tuple[float, float, float]:
-    """After to before, by the medians of all rounds; the least and greatest pair's."""
+    """After to before, by the medians of each pair of processes: median, least, greatest."""
     before, after = (figures[side] for side in SIDES)
     pairs = [median(after[pair]) / median(before[pair]) for pair in before]
-    return middle(after) / middle(before), min(pairs), max(pairs)
+    return median(pairs), min(pairs), max(pairs)
 
 
 def middle(pairs: dict[str, list[float]]) -> float:

@@ -18,6 +18,7 @@ import pytest
 from benchmarks import figures
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.arena import ROOT, Population, environment
+from benchmarks.compare import ratio
 from benchmarks.contenders import CONTENDERS, LMDB, OPERATIONS, OURS, Place
 from benchmarks.engines import DEFAULT, Engines
 from benchmarks.http import Races
@@ -301,6 +302,13 @@ SessionStore.load = load
 """
 
 
+def test_compared_is_the_middle_of_the_pairs_of_processes() -> None:
+    # The third pair ran in a bad minute, which slowed both sides.
+    before = {"0": [10.0, 10.0, 90.0], "1": [20.0], "2": [500.0]}
+    after = {"0": [11.0, 11.0, 11.0], "1": [20.0], "2": [600.0]}
+    assert ratio({"before": before, "after": after}) == (1.1, 1.0, 1.2)
+
+
 def test_compare_names_what_is_no_version() -> None:
     run = benchmark("compare", "no-such-commit")
     assert run.returncode == 1
@@ -320,6 +328,7 @@ def test_typical_session_is_600_bytes_of_json() -> None:
 BULK = """
 import sys
 from freezegun import freeze_time
+from benchmarks.compare import ratio
 from benchmarks.contenders import CONTENDERS
 from benchmarks.sample import session_data, session_key
 from benchmarks.worker import Worker
