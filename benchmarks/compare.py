@@ -141,4 +141,4 @@ def ratio(figures: Result) -> tuple[float, float, float]:
 
 
 def middle(pairs: dict[str, list[float]]) -> float:
-    return median(figure for figures in pairs.values() for figure in figures)
+    return median(median(figures) for figures in pairs.values())
