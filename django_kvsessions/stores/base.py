@@ -166,6 +166,11 @@ class Store(ABC):
         self.check_owner(owner)
         return ((key, record) for key, record in self.scan() if record.owner == owner)
 
+    def is_provisional(self) -> bool:
+        """Whether the last write of this thread or task is part of a transaction that is still
+        open, and so may yet be rolled back. Asks nobody."""
+        return False
+
     def setup(self) -> None:
         """Make tables, indexes, folders or TTLs that are missing; idempotent."""
 

@@ -88,6 +88,9 @@ class LayeredStore(ColouredStore):
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
+    def is_provisional(self) -> bool:
+        return self.store.is_provisional()
+
     async def _load(self, call: Colour, key: bytes) -> Record | None:
         token = None
         try:
