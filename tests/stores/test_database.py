@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import Error, OperationalError, connections, transaction
@@ -27,66 +25,35 @@ from django.test.utils import CaptureQueriesContext
 
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
-from django_kvsessions.stores.base import Record, Store, StoreUnavailable
+from django_kvsessions.stores.base import Store, StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
 from django_kvsessions.testing import MakeStore, StoreConformance
-from tests.support.databases import add_database, open_store, remove_databases
+from tests.support.databases import (
+    ALICE,
+    BACKEND,
+    KEY,
+    OTHER,
+    add_database,
+    disconnecting,
+    elsewhere,
+    open_store,
+    record,
+    run_sql,
+    sqlite_database,
+    table_name,
+)
 from tests.support.outages import Outage, killing, visiting
 from tests.support.servers import serve
-from tests.support.servers_database import mariadb, postgres
+from tests.support.servers_database import alias, databases, lite, mariadb, postgres
 from testservers import Server, free_port
 from testservers.mysql import django_database as mysql_database
 from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
 
-__all__ = ["mariadb", "postgres"]
+__all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 
 T = TypeVar("T")
-
-KEY = b"k" * 32
-OTHER = b"o" * 32
-ALICE = b"a" * 16
-BACKEND = "django_kvsessions.stores.database.DatabaseStore"
-
-
-def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> Record:
-    revision = int.from_bytes(os.urandom(8), "big") >> 1
-    return Record(data, time.time() + seconds, revision, owner)
-
-
-def table_name() -> str:
-    return f"t{uuid.uuid4().hex}"
-
-
-def sqlite_database(path: Path, **options: Any) -> dict[str, Any]:
-    # Without its fsyncs a killed process still loses nothing.
-    options = {
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 30,
-        "init_command": "PRAGMA synchronous=OFF",
-        **options,
-    }
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
-
-
-@pytest.fixture(autouse=True)
-def _databases(django_db_blocker: Any) -> Iterator[None]:
-    """The databases of these tests may be used, and their connections end with the test."""
-    with django_db_blocker.unblock():
-        yield
-        connections.close_all()
-        # Async methods have a thread of their own, which stays.
-        asyncio.run(sync_to_async(connections.close_all)())
-        remove_databases()
-
-
-def disconnecting(function: Callable[[], T]) -> T:
-    """Call it in a thread that ends after it, as a request does: without a connection."""
-    try:
-        return function()
-    finally:
-        connections.close_all()
 
 
 class DatabaseConformance(StoreConformance):
@@ -148,55 +115,11 @@ class TestMariaDB(DatabaseConformance):
         return killing(mariadb)
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("postgres", marks=pytest.mark.servers),
-        pytest.param("mariadb", marks=pytest.mark.servers),
-    ]
-)
-def alias(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each database in turn."""
-    if request.param == "sqlite":
-        alias = f"lite-{tmp_path}"
-        add_database(alias, sqlite_database(tmp_path / "db"))
-        return alias
-    server = request.getfixturevalue(request.param)
-    make = postgres_database if request.param == "postgres" else mysql_database
-    add_database(request.param, make(server))
-    return str(request.param)
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> str:
-    alias = f"lite-{tmp_path}"
-    add_database(alias, sqlite_database(tmp_path / "db"))
-    return alias
-
-
 @pytest.fixture
 def store(alias: str) -> DatabaseStore:
     store = DatabaseStore(alias, table=table_name())
     store.setup()
     return store
-
-
-def run_sql(alias: str, *statements: str) -> list[Any]:
-    """The rows of the last one, if any."""
-    with connections[alias].cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-        return list(cursor.fetchall()) if cursor.description else []
-
-
-def elsewhere(function: Callable[[], T]) -> T:
-    """What it gives on a connection of its own."""
-    results: list[T] = []
-    thread = threading.Thread(target=lambda: results.append(disconnecting(function)))
-    thread.start()
-    thread.join(60)
-    assert results, "it is still waiting, or failed"
-    return results[0]
 
 
 def calls(store: Store) -> list[Callable[[], object]]:
