@@ -21,14 +21,13 @@ class StoredSessions(models.Manager["StoredSession"]):
     """None on a database where no store keeps that table, whether it is there or not."""
 
     def get_queryset(self) -> models.QuerySet[StoredSession]:
-        queryset = super().get_queryset()
-        if any(modelled_stores(queryset.db)):
-            return queryset
-        return queryset.none()
+        queryset: models.QuerySet[StoredSession] = super().get_queryset()
+        return queryset if any(modelled_stores(queryset.db)) else queryset.none()
 
     def using(self, alias: str | None) -> models.QuerySet[StoredSession]:
         # Of the queryset for another database, none would stay none.
-        return self.db_manager(alias).get_queryset()
+        queryset: models.QuerySet[StoredSession] = self.db_manager(alias).get_queryset()
+        return queryset
 
 
 class StoredSession(models.Model):

@@ -15,7 +15,7 @@ import django
 from django.conf import settings
 from django.db import connections
 
-from django_kvsessions.stores.base import Record
+from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.database import DatabaseStore
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "KEY",
     "OTHER",
     "add_database",
+    "calls",
     "disconnecting",
     "elsewhere",
     "open_store",
@@ -32,6 +33,7 @@ __all__ = [
     "run_sql",
     "sqlite_database",
     "table_name",
+    "writes",
 ]
 
 T = TypeVar("T")
@@ -114,3 +116,18 @@ def elsewhere(function: Callable[[], T]) -> T:
     thread.join(60)
     assert results, "it is still waiting, or failed"
     return results[0]
+
+
+def calls(store: Store) -> list[Callable[[], object]]:
+    return [lambda: store.load(KEY), *writes(store)]
+
+
+def writes(store: Store) -> list[Callable[[], bool]]:
+    """Every change; KEY is there, OTHER is not."""
+    return [
+        lambda: store.create(OTHER, record()),
+        lambda: store.replace(KEY, record(b"new")),
+        lambda: store.replace(KEY, record(b"new"), expected=1),
+        lambda: store.touch(KEY, time.time() + 900),
+        lambda: store.delete(KEY),
+    ]
