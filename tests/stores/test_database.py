@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from django.test import override_settings
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
 from tests.support.databases import (
     ALICE,
     BACKEND,
@@ -44,10 +45,30 @@ __all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 T = TypeVar("T")
 
 
+@contextmanager
+def through_proxy(server: Server, database: dict[str, Any], table: str) -> Iterator[Cutting]:
+    """For the kit's fixture ``cutting``."""
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        alias = f"{database['ENGINE']}-{proxy.port}"
+        yield partial(open_store, alias, {**database, "PORT": str(proxy.port)}, table=table), proxy
+        # Not by waiting for an answer.
+        connections.close_all()
+
+
 class DatabaseConformance(StoreConformance):
     kills = 2
     increments = 10
     race_keys = 10
+
+    @pytest.fixture(autouse=True)
+    def _name_table(self) -> None:
+        self.table = table_name()
+
+    @pytest.fixture
+    def somebody(self) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+            executor.submit(connections.close_all).result(self.patience)
 
     def race(self, *functions: Callable[[], T]) -> list[T]:
         return super().race(*[partial(disconnecting, function) for function in functions])
@@ -81,7 +102,12 @@ class TestPostgreSQL(DatabaseConformance):
 
     @pytest.fixture
     def make_store(self, postgres: Server) -> MakeStore:
-        return partial(open_store, "postgres", postgres_database(postgres), table=table_name())
+        return partial(open_store, "postgres", postgres_database(postgres), table=self.table)
+
+    @pytest.fixture
+    def cutting(self, postgres: Server) -> Iterator[Cutting]:
+        with through_proxy(postgres, postgres_database(postgres), self.table) as cutting:
+            yield cutting
 
     @pytest.fixture
     def outage(self, postgres: Server) -> Outage:
@@ -96,7 +122,12 @@ class TestMariaDB(DatabaseConformance):
 
     @pytest.fixture
     def make_store(self, mariadb: Server) -> MakeStore:
-        return partial(open_store, "mariadb", mysql_database(mariadb), table=table_name())
+        return partial(open_store, "mariadb", mysql_database(mariadb), table=self.table)
+
+    @pytest.fixture
+    def cutting(self, mariadb: Server) -> Iterator[Cutting]:
+        with through_proxy(mariadb, mysql_database(mariadb), self.table) as cutting:
+            yield cutting
 
     @pytest.fixture
     def outage(self, mariadb: Server) -> Outage:
