@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from django.test import override_settings
 
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
+from django_kvsessions.testing import wait_until
 from tests.support.databases import (
     ALICE,
     BACKEND,
@@ -61,10 +64,18 @@ def server_process(alias: str) -> int:
 def end_connection(alias: str) -> None:
     """As the server does when it restarts, or after an idle time."""
     number = server_process(alias)
-    kill = f"KILL {number}"
+    kill, left = f"KILL {number}", f"information_schema.processlist WHERE id = {number}"
     if connections[alias].vendor == "postgresql":
-        kill = f"SELECT pg_terminate_backend({number})"
-    elsewhere(lambda: run_sql(alias, kill))
+        kill, left = (
+            f"SELECT pg_terminate_backend({number})",
+            f"pg_stat_activity WHERE pid = {number}",
+        )
+
+    def end() -> None:
+        run_sql(alias, kill)
+        wait_until(lambda: run_sql(alias, f"SELECT count(*) FROM {left}") in ([(0,)], [[0]]), 30)
+
+    elsewhere(end)
 
 
 class LosingAnswers:
@@ -138,10 +149,29 @@ class TestFaults:
         with connection.execute_wrapper(LosingAnswers(store.alias)):
             assert store.replace(KEY, second, expected=first.revision) is True
         assert store.load(KEY) == second
-        store.create(OTHER, theirs)
+        later = second._replace(expires=second.expires + 100)
         with connection.execute_wrapper(LosingAnswers(store.alias)):
-            assert store.replace(OTHER, first, expected=theirs.revision - 1) is False
+            assert store.touch(KEY, later.expires, expected=second.revision) is True
+        assert store.load(KEY) == later
+        store.create(OTHER, theirs)
+        # What is there does not say whether it came before or after.
+        with (
+            connection.execute_wrapper(LosingAnswers(store.alias)),
+            pytest.raises(StoreUnavailable, match="answer"),
+        ):
+            store.replace(OTHER, first, expected=theirs.revision - 1)
         assert store.load(OTHER) == theirs
+
+    def test_a_delete_whose_answer_was_lost_does_not_say_that_nothing_was_there(
+        self, store: DatabaseStore
+    ) -> None:
+        store.create(KEY, record())
+        with (
+            connections[store.alias].execute_wrapper(LosingAnswers(store.alias)),
+            pytest.raises(StoreUnavailable, match="answer"),
+        ):
+            store.delete(KEY)
+        assert store.load(KEY) is None
 
     def test_rows_that_others_have_locked_are_left_for_the_next_clean_up(
         self, store: DatabaseStore
@@ -305,3 +335,95 @@ class TestMariaDBOutages(OutageTests):
         timeouts = {"connect_timeout": 2, "read_timeout": 2, "write_timeout": 2}
         add_database("fragile-mariadb", mysql_database(fragile_mariadb, **timeouts))
         return fragile_mariadb, "fragile-mariadb"
+
+
+POOL = {"min_size": 3, "max_size": 3, "timeout": 20}
+
+
+def answering(store: DatabaseStore) -> bytes:
+    """A request: it takes a connection out of the pool, and gives it back."""
+    try:
+        found = store.load(KEY)
+        assert found is not None
+        return found.data
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.servers
+class TestPool:
+    @pytest.fixture
+    def pooled(self, fragile_postgres: Server) -> Iterator[DatabaseStore]:
+        alias = f"pooled-{uuid.uuid4().hex}"
+        database = postgres_database(fragile_postgres, connect_timeout=2, pool=POOL)
+        add_database(alias, {**database, "CONN_MAX_AGE": 0})
+        store = DatabaseStore(alias, table=table_name())
+        store.setup()
+        store.create(KEY, record(b"kept"))
+        connections.close_all()
+        yield store
+        connections[alias].close()
+        connections[alias].close_pool()  # type: ignore[attr-defined]
+
+    def fill(self, store: DatabaseStore) -> None:
+        """Let the pool have as many connections as it may."""
+        barrier = threading.Barrier(POOL["max_size"])
+
+        def use() -> None:
+            assert store.load(KEY) is not None
+            barrier.wait(30)
+
+        with ThreadPoolExecutor(POOL["max_size"]) as executor:
+            for done in [executor.submit(disconnecting, use) for _ in range(POOL["max_size"])]:
+                done.result(30)
+
+    def test_a_restart_of_the_server_is_not_noticed_by_any_connection_of_the_pool(
+        self, fragile_postgres: Server, pooled: DatabaseStore
+    ) -> None:
+        for _ in range(2):
+            self.fill(pooled)
+            fragile_postgres.restart()
+            assert [answering(pooled) for _ in range(10)] == [b"kept"] * 10
+        self.fill(pooled)
+        fragile_postgres.restart()
+        expires = time.time() + 900
+        for number in range(10):
+            try:
+                assert pooled.touch(KEY, expires + number) is True
+            finally:
+                connections.close_all()
+
+    # Python warns of a fork under threads, which is what is tested.
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_forked_child_opens_a_pool_of_its_own(self, pooled: DatabaseStore) -> None:
+        self.fill(pooled)
+        parents = self.processes(pooled)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                for _ in range(20):
+                    pooled.load(KEY)
+                    os.write(writer, b"%d\n" % server_process(pooled.alias))
+                    connections.close_all()
+                connections[pooled.alias].close_pool()  # type: ignore[attr-defined]
+                os._exit(0)
+            os._exit(1)
+        os.close(writer)
+        # In both processes at once, where they would read each other's answers.
+        assert [answering(pooled) for _ in range(50)] == [b"kept"] * 50
+        assert os.waitpid(child, 0)[1] == 0
+        with open(reader, "rb") as lines:
+            used = {int(line) for line in lines}
+        assert used
+        assert used.isdisjoint(parents)
+        assert [answering(pooled) for _ in range(10)] == [b"kept"] * 10
+        assert self.processes(pooled) == parents
+
+    def processes(self, store: DatabaseStore) -> set[int]:
+        """Which processes of the server serve the pool."""
+        found = set()
+        for _ in range(10):
+            found.add(server_process(store.alias))
+            connections.close_all()
+        return found
