@@ -7,7 +7,7 @@ import os
 from typing import Any, NamedTuple
 
 from django_kvsessions import codec, conf
-from django_kvsessions.stores.base import Record, now
+from django_kvsessions.stores.base import Provisional, Record, now
 
 __all__ = [
     "Answer",
@@ -41,6 +41,13 @@ class Saved(NamedTuple):
     user: str | None
     #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
     is_stale: bool = False
+    #: Where it was stored in a transaction of the site's: that write, and what it was before.
+    provisional: Provisional | None = None
+    before: Saved | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.provisional is None or self.provisional.is_committed
 
 
 class Found(NamedTuple):

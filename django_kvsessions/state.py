@@ -171,8 +171,21 @@ class State(Lifetime):
         return make_record(key, saved, self._limit)
 
     def _keep(self, saved: Saved, has_login: bool = False) -> None:
+        if (provisional := self.store.provisional()) is not None:
+            saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login = saved, has_login
         self._is_cleared, self.refreshed = False, True
+
+    def _base(self, revision: int) -> Saved:
+        """What this object last loaded or stored of what is at that revision now.
+
+        What it stored in a transaction that was rolled back is not saved yet.
+        """
+        saved = self._saved
+        assert saved is not None
+        while saved.before is not None and saved.revision != revision and not saved.is_final:
+            saved = saved.before
+        return saved
 
     async def _serialized(self, call: Colour, data: dict[str, Any]) -> bytes:
         size = 0 if self._saved is None else len(self._saved.payload)

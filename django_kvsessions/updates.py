@@ -68,6 +68,7 @@ class Updates(State):
         saved = self._next(payload, self._session, None, begun)
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
+        self._saved = None
         self._keep(saved)
         return True
 
@@ -81,7 +82,8 @@ class Updates(State):
             # Judged by the bytes, since a nested change leaves the modified flag alone.
             if payload == former.payload and not former.is_stale:
                 is_there = await self._touch_if_due(call)
-                if not self.modified or (is_there and not self._is_cleared):
+                is_settled = former.is_final and not self.modified
+                if is_settled or (is_there and not self._is_cleared):
                     # That an unchanged session has ended is nothing to tell anybody about.
                     return
                 # Nothing to write, and yet who saves wants to know of a logout.
@@ -105,8 +107,8 @@ class Updates(State):
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
-        former, self._saved = self._saved, found.saved
-        assert former is not None
+        former = self._base(found.saved.revision)
+        self._saved = found.saved._replace(provisional=former.provisional, before=former.before)
         if not self._is_cleared:
             size = len(payload)
             await self._work(call, size, self._merge, former.payload, payload, found.data)
@@ -132,6 +134,9 @@ class Updates(State):
         started = time.monotonic()
         for attempt in range(ATTEMPTS):
             before, data = await self._catch_up(call)
+            if self._saved is not None:
+                former = self._saved = self._base(before.revision)
+                before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
             payload = await self._serialized(call, data)
             saved = before

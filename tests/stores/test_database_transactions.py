@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+import unittest
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.sessions.backends.base import UpdateError
 from django.db import Error, connections, transaction
-from django.test import override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
+from django.urls import path
 
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import StoreUnavailable
@@ -33,8 +40,6 @@ from tests.support.databases import (
 from tests.support.servers_database import alias, databases, lite, mariadb, postgres
 
 __all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
-
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -121,18 +126,249 @@ class TestTransactions:
             transaction.set_rollback(True, using=store.alias)
         assert store.load(KEY) is None
 
+
+@contextmanager
+def serving(store: DatabaseStore) -> Iterator[None]:
+    """The site's sessions are in that store."""
+    options = {"table": store._table.name}
+    config = {"BACKEND": BACKEND, "LOCATION": store.alias, "OPTIONS": options}
+    with override_settings(SESSION_STORES={"default": config}):
+        yield
+
+
+def begun(**data: Any) -> SessionStore:
+    """A stored session, as a request loads it."""
+    session = SessionStore()
+    session.update(data)
+    session.save()
+    loaded = SessionStore(session.session_key)
+    assert dict(loaded.items()) == data
+    return loaded
+
+
+def stored(session: SessionStore) -> dict[str, Any]:
+    return elsewhere(lambda: dict(SessionStore(session.session_key).items()))
+
+
+def change(session: SessionStore, **data: Any) -> None:
+    """What another request does."""
+
+    def apply() -> None:
+        other = SessionStore(session.session_key)
+        other.update(data)
+        other.save()
+
+    elsewhere(apply)
+
+
+@pytest.fixture(params=["sync", "async"])
+def save(request: pytest.FixtureRequest) -> Callable[[SessionStore], None]:
+    if request.param == "sync":
+        return lambda session: session.save()
+    return lambda session: async_to_sync(session.asave)()
+
+
+Save = Callable[[SessionStore], None]
+
+
+class TestRollbacks:
+    @pytest.fixture(autouse=True)
+    def _serve(self, store: DatabaseStore) -> Iterator[None]:
+        with serving(store):
+            yield
+
     def test_a_session_saved_in_a_block_that_fails_stays_as_it_was(
         self, store: DatabaseStore
     ) -> None:
-        options = {"table": store._table.name}
-        stores = {"default": {"BACKEND": BACKEND, "LOCATION": store.alias, "OPTIONS": options}}
-        with override_settings(SESSION_STORES=stores):
-            session = SessionStore()
-            session["cart"] = 1
+        session = begun(cart=1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=store.alias):
+            session["cart"] = 2
             session.save()
-            with pytest.raises(ZeroDivisionError), transaction.atomic(using=store.alias):
-                again = SessionStore(session.session_key)
-                again["cart"] = 2
-                again.save()
-                raise ZeroDivisionError
-            assert SessionStore(session.session_key)["cart"] == 1
+            raise ZeroDivisionError
+        assert stored(session) == {"cart": 1}
+
+    def test_what_a_failed_block_took_back_is_saved_with_the_next_save(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(cart=1)
+        with suppress(ZeroDivisionError), transaction.atomic(using=store.alias):
+            session["cart"] = 2
+            save(session)
+            raise ZeroDivisionError
+        save(session)
+        assert stored(session) == {"cart": 2}
+
+    def test_it_is_saved_too_where_nothing_says_that_it_was_modified(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(cart={"book": 1})
+        with suppress(ZeroDivisionError), transaction.atomic(using=store.alias):
+            session["cart"]["book"] = 2
+            save(session)
+            raise ZeroDivisionError
+        assert not session.modified
+        save(session)
+        assert stored(session) == {"cart": {"book": 2}}
+
+    def test_only_what_the_failed_savepoint_took_back_is_saved_again(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(outer=1, inner=1)
+        with transaction.atomic(using=store.alias):
+            session["outer"] = 2
+            save(session)
+            for number in (2, 3):
+                with suppress(ZeroDivisionError), transaction.atomic(using=store.alias):
+                    session["inner"] = number
+                    save(session)
+                    raise ZeroDivisionError
+            save(session)
+        assert stored(session) == {"outer": 2, "inner": 3}
+
+    def test_a_savepoint_that_was_kept_goes_with_the_block_around_it(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(first=1)
+        with transaction.atomic(using=store.alias):
+            session["first"] = 2
+            save(session)
+            with transaction.atomic(using=store.alias):
+                session["second"] = 2
+                save(session)
+            transaction.set_rollback(True, using=store.alias)
+        save(session)
+        assert stored(session) == {"first": 2, "second": 2}
+
+    def test_what_another_request_did_after_the_rollback_is_kept(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(mine=1, theirs=1)
+        with transaction.atomic(using=store.alias):
+            session["mine"] = 2
+            save(session)
+            transaction.set_rollback(True, using=store.alias)
+        change(session, theirs=2)
+        save(session)
+        assert stored(session) == {"mine": 2, "theirs": 2}
+
+    def test_what_was_committed_is_not_done_again_over_another_request(
+        self, store: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(count=0)
+        with transaction.atomic(using=store.alias):
+            session["count"] += 1
+            save(session)
+        change(session, count=2)
+        save(session)
+        assert stored(session) == {"count": 2}
+
+    def test_a_mutation_brings_back_nothing_and_loses_nothing(self, store: DatabaseStore) -> None:
+        def count(data: dict[str, Any]) -> None:
+            data["count"] += 1
+
+        session = begun(cart=1, count=0)
+        with transaction.atomic(using=store.alias):
+            session["cart"] = 2
+            session.mutate(count)
+            session.save()
+            transaction.set_rollback(True, using=store.alias)
+        session.mutate(count)
+        session.save()
+        # What was seen of the first count stays in the object, as any change that is undone.
+        assert stored(session)["cart"] == 2
+        with transaction.atomic(using=store.alias):
+            session.mutate(count)
+        before = stored(session)["count"]
+        change(session, count=before + 1)
+        session.save()
+        assert stored(session)["count"] == before + 1
+
+    def test_a_new_id_that_was_taken_back_leaves_the_former_session(
+        self, store: DatabaseStore
+    ) -> None:
+        session = begun(cart=1)
+        former = SessionStore(session.session_key)
+        with transaction.atomic(using=store.alias):
+            session.cycle_key()
+            transaction.set_rollback(True, using=store.alias)
+        # As with Django's own engine.
+        with pytest.raises(UpdateError):
+            session.save()
+        assert stored(former) == {"cart": 1}
+
+    def test_a_test_case_counts_its_own_callbacks_alone(self, store: DatabaseStore) -> None:
+        class Case(TestCase):
+            databases = {store.alias}
+
+            def test(self) -> None:
+                session = begun(cart=1)
+                with self.captureOnCommitCallbacks(using=store.alias) as callbacks:
+                    session["cart"] = 2
+                    session.save()
+                    with suppress(ZeroDivisionError), transaction.atomic(using=store.alias):
+                        session["cart"] = 3
+                        session.save()
+                        raise ZeroDivisionError
+                    session.save()
+                assert callbacks == []
+                assert SessionStore(session.session_key)["cart"] == 3
+
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
+        assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+
+
+# Views, and where they are found
+
+
+def saved_and_undone(request: HttpRequest) -> HttpResponse:
+    request.session["cart"] = 2
+    request.session.save()
+    transaction.set_rollback(True, using=request.GET["alias"])
+    return HttpResponse()
+
+
+def saved_in_a_block_that_fails(request: HttpRequest) -> HttpResponse:
+    with suppress(ZeroDivisionError), transaction.atomic(using=request.GET["alias"]):
+        request.session["cart"] = 2
+        request.session.save()
+        raise ZeroDivisionError
+    return HttpResponse()
+
+
+VIEWS = [saved_and_undone, saved_in_a_block_that_fails]
+urlpatterns = [path(f"{view.__name__}/", view) for view in VIEWS]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    "middleware",
+    [
+        "django_kvsessions.middleware.SessionMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+    ],
+)
+def test_the_middleware_saves_what_atomic_requests_took_back(
+    store: DatabaseStore, view: Callable[..., Any], colour: str, middleware: str
+) -> None:
+    settings = connections.settings[store.alias]
+    with (
+        serving(store),
+        override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[middleware]),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setitem(settings, "ATOMIC_REQUESTS", True)
+        session = begun(cart=1)
+        where = f"/{view.__name__}/?alias={store.alias}"
+        cookie = f"sessionid={session.session_key}"
+        if colour == "sync":
+            client = Client()
+            client.cookies.load(cookie)
+            status = client.get(where).status_code
+        else:
+            async_client = AsyncClient()
+            async_client.cookies.load(cookie)
+            status = asyncio.run(async_client.get(where)).status_code
+        assert status == 200
+        assert stored(session) == {"cart": 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
-from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.stores.base import Provisional, StoreUnavailable
 from django_kvsessions.stores.database.errors import (
     is_blocked,
     is_lost,
@@ -36,9 +36,16 @@ ATTEMPTS = 10
 # More than a pool has: after a restart of the server each of them is dead.
 DEAD_CONNECTIONS = 1000
 
-# Whether the last write of this thread or task went into a transaction that is still open.
-# asgiref carries it over from the threads that async methods run in.
-_is_provisional: ContextVar[bool] = ContextVar("is_provisional", default=False)
+# By alias, what the last write of this thread or task went into. asgiref carries it over from
+# the threads that async methods run in.
+_provisional: ContextVar[Mapping[str, Provisional]] = ContextVar("provisional", default={})  # noqa: B039
+
+
+class Part(Provisional):
+    """A write in an atomic block; called when it is committed."""
+
+    def __call__(self) -> None:
+        self.is_committed = True
 
 
 class Client:
@@ -66,8 +73,8 @@ class Client:
         return connections[self.alias]
 
     @property
-    def is_provisional(self) -> bool:
-        return _is_provisional.get()
+    def provisional(self) -> Provisional | None:
+        return _provisional.get().get(self.alias)
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         # The thread that the request's other queries have, and with it their connection.
@@ -93,8 +100,20 @@ class Client:
             return result
 
         result = self._run(step, look)
-        _is_provisional.set(in_transaction(self.connection))
+        self._note(self.connection)
         return result
+
+    def _note(self, connection: BaseDatabaseWrapper) -> None:
+        """Remember whether what was written just now may be undone."""
+        if in_transaction(connection):
+            part = Part()
+            if connection.in_atomic_block and not is_in_test_case(connection):
+                connection.on_commit(part)
+            _provisional.set({**_provisional.get(), self.alias: part})
+        elif self.alias in _provisional.get():
+            others = {**_provisional.get()}
+            del others[self.alias]
+            _provisional.set(others)
 
     def _run(self, step: Step[T], on_loss: Callable[[Error], T] | None = None) -> T:
         connection = self.connection
@@ -153,6 +172,12 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     if connection.connection is None:
         return not connection.settings_dict["AUTOCOMMIT"]
     return not connection.autocommit
+
+
+def is_in_test_case(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a TestCase has begun the transaction: it never commits, and its tests count
+    what is to be called on commit."""
+    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 
 def undoable(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:

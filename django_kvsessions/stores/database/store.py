@@ -11,7 +11,14 @@ from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable, now
+from django_kvsessions.stores.base import (
+    Provisional,
+    Record,
+    Store,
+    StoreStats,
+    StoreUnavailable,
+    now,
+)
 from django_kvsessions.stores.database import schema as tables
 from django_kvsessions.stores.database import upkeep
 from django_kvsessions.stores.database.client import Client
@@ -68,8 +75,8 @@ class DatabaseStore(Store):
         """Whether the table is that of the model ``StoredSession``."""
         return self._table.name == DEFAULT_TABLE and self._table.schema is None
 
-    def is_provisional(self) -> bool:
-        return self._client.is_provisional
+    def provisional(self) -> Provisional | None:
+        return self._client.provisional
 
     # The contract
 
