@@ -18,7 +18,6 @@ from django.test import override_settings
 
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
-from django_kvsessions.testing import wait_until
 from tests.support.databases import (
     ALICE,
     BACKEND,
@@ -26,9 +25,10 @@ from tests.support.databases import (
     OTHER,
     add_database,
     disconnecting,
-    elsewhere,
+    end_connection,
     record,
     run_sql,
+    server_process,
     table_name,
     writes,
 )
@@ -51,31 +51,6 @@ def store(alias: str) -> DatabaseStore:
     store = DatabaseStore(alias, table=table_name())
     store.setup()
     return store
-
-
-def server_process(alias: str) -> int:
-    """Which of the server's processes or threads serves this connection."""
-    vendor = connections[alias].vendor
-    mine = "pg_backend_pid()" if vendor == "postgresql" else "CONNECTION_ID()"
-    [(number,)] = run_sql(alias, f"SELECT {mine}")
-    return int(number)
-
-
-def end_connection(alias: str) -> None:
-    """As the server does when it restarts, or after an idle time."""
-    number = server_process(alias)
-    kill, left = f"KILL {number}", f"information_schema.processlist WHERE id = {number}"
-    if connections[alias].vendor == "postgresql":
-        kill, left = (
-            f"SELECT pg_terminate_backend({number})",
-            f"pg_stat_activity WHERE pid = {number}",
-        )
-
-    def end() -> None:
-        run_sql(alias, kill)
-        wait_until(lambda: run_sql(alias, f"SELECT count(*) FROM {left}") in ([(0,)], [[0]]), 30)
-
-    elsewhere(end)
 
 
 class LosingAnswers:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.sessions.backends.base import UpdateError
-from django.db import Error, connections, transaction
+from django.db import Error, OperationalError, connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -29,9 +31,11 @@ from tests.support.databases import (
     BACKEND,
     KEY,
     OTHER,
+    add_database,
     calls,
     disconnecting,
     elsewhere,
+    end_connection,
     record,
     run_sql,
     table_name,
@@ -316,6 +320,186 @@ class TestRollbacks:
         result = unittest.TestResult()
         unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
         assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+
+
+@pytest.fixture
+def isolated(alias: str) -> Iterator[DatabaseStore]:
+    """A store on a connection whose transactions see what was there when they began."""
+    settings = connections[alias].settings_dict
+    level: Any = "repeatable read"
+    if connections[alias].vendor == "postgresql":
+        import psycopg
+
+        level = psycopg.IsolationLevel.REPEATABLE_READ
+    database = {**settings, "OPTIONS": {**settings["OPTIONS"], "isolation_level": level}}
+    add_database(f"{alias}-isolated", database)
+    store = DatabaseStore(f"{alias}-isolated", table=table_name())
+    store.setup()
+    with serving(store):
+        yield store
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("alias", ["mariadb"], indirect=True)
+class TestRepeatableReadOnMySQL:
+    def test_a_conflict_is_merged_at_the_second_look(
+        self, isolated: DatabaseStore, save: Save
+    ) -> None:
+        session = begun(mine=1, theirs=1)
+        with transaction.atomic(using=isolated.alias):
+            assert isolated.load(KEY) is None
+            change(session, theirs=2)
+            session["mine"] = 2
+            with CaptureQueriesContext(connections[isolated.alias]) as queries:
+                save(session)
+            assert len([query for query in queries if "SAVEPOINT" not in query["sql"]]) == 3
+            assert dict(SessionStore(session.session_key).items()) == {"mine": 2, "theirs": 2}
+        assert stored(session) == {"mine": 2, "theirs": 2}
+
+    def test_a_conflict_of_a_mutation_is_settled_at_the_second_look(
+        self, isolated: DatabaseStore
+    ) -> None:
+        session = begun(count=1)
+        with transaction.atomic(using=isolated.alias):
+            assert isolated.load(KEY) is None
+            change(session, count=5)
+            with CaptureQueriesContext(connections[isolated.alias]) as queries:
+                session.mutate(lambda data: data.update(count=data["count"] + 1))
+            assert len([query for query in queries if "SAVEPOINT" not in query["sql"]]) == 4
+        assert stored(session) == {"count": 6}
+
+    def test_a_key_that_was_taken_meanwhile_is_taken(self, isolated: DatabaseStore) -> None:
+        theirs = record(b"theirs")
+        with transaction.atomic(using=isolated.alias):
+            assert isolated.load(KEY) is None
+            assert elsewhere(lambda: isolated.create(KEY, theirs))
+            assert isolated.create(KEY, record()) is False
+        assert isolated.load(KEY) == theirs
+
+    def test_requests_in_blocks_that_change_one_session_do_not_deadlock(
+        self, isolated: DatabaseStore
+    ) -> None:
+        session = begun(count=0, touched=0)
+
+        def visit() -> None:
+            for _ in range(5):
+                with transaction.atomic(using=isolated.alias):
+                    mine = SessionStore(session.session_key)
+                    mine["touched"] = mine["touched"] + 1
+                    time.sleep(0.01)
+                    mine.save()
+                    mine.mutate(lambda data: data.update(count=data["count"] + 1))
+
+        started = time.monotonic()
+        with ThreadPoolExecutor(4) as executor:
+            for visitor in [executor.submit(disconnecting, visit) for _ in range(4)]:
+                visitor.result(60)
+        assert stored(session)["count"] == 20
+        assert time.monotonic() - started < 30
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("alias", ["postgres", "mariadb"], indirect=True)
+class TestBlocksThatCannotGoOn:
+    """Decorators that begin a transaction again look for the database's own errors."""
+
+    def test_a_deadlock_comes_out_as_the_databases_own_error(self, store: DatabaseStore) -> None:
+        store.create(KEY, record())
+        store.create(OTHER, record())
+        barrier = threading.Barrier(2)
+
+        def cross(first: bytes, second: bytes) -> Exception | None:
+            try:
+                with transaction.atomic(using=store.alias):
+                    assert store.replace(first, record())
+                    barrier.wait(30)
+                    assert store.replace(second, record())
+            except Exception as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(2) as executor:
+            ways = [(KEY, OTHER), (OTHER, KEY)]
+            crossing = [executor.submit(disconnecting, partial(cross, *way)) for way in ways]
+            outcomes = [done.result(60) for done in crossing]
+        assert [type(outcome) for outcome in outcomes if outcome] == [OperationalError]
+
+    def test_a_serialization_failure_comes_out_as_the_databases_own_error(
+        self, isolated: DatabaseStore
+    ) -> None:
+        session = begun(cart=1)
+        if connections[isolated.alias].vendor == "mysql":
+            run_sql(isolated.alias, "SET SESSION innodb_snapshot_isolation = ON")
+        with pytest.raises(OperationalError), transaction.atomic(using=isolated.alias):
+            assert isolated.load(KEY) is None
+            change(session, cart=2)
+            session["cart"] = 3
+            session.save()
+        assert stored(session) == {"cart": 2}
+        session.save()
+        assert stored(session) == {"cart": 3}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("alias", ["postgres", "mariadb"], indirect=True)
+class TestAutocommitOff:
+    @pytest.fixture
+    def manual(self, store: DatabaseStore) -> DatabaseStore:
+        """A store with AUTOCOMMIT off; ``store`` has the same table."""
+        name = f"{store.alias}-manual"
+        add_database(name, {**connections[store.alias].settings_dict, "AUTOCOMMIT": False})
+        return DatabaseStore(name, table=store._table.name)
+
+    def test_a_write_is_there_for_others_when_the_site_commits(
+        self, store: DatabaseStore, manual: DatabaseStore
+    ) -> None:
+        kept = record(b"kept")
+        assert manual.create(KEY, kept)
+        assert manual.load(KEY) == kept
+        assert store.load(KEY) is None
+        connections[manual.alias].commit()
+        assert store.load(KEY) == kept
+        assert manual.delete(KEY)
+        connections[manual.alias].rollback()
+        assert store.load(KEY) == kept
+
+    def test_a_failed_write_leaves_the_transaction_usable(
+        self, store: DatabaseStore, manual: DatabaseStore
+    ) -> None:
+        table = store._table.quoted
+        run_sql(store.alias, f"ALTER TABLE {table} ADD CHECK (length(data) < 100)")
+        kept = record(b"kept")
+        assert manual.create(KEY, kept)
+        with pytest.raises(StoreUnavailable):
+            manual.create(OTHER, record(b"x" * 100))
+        assert manual.load(KEY) == kept
+        connections[manual.alias].commit()
+        assert dict(store.scan()) == {KEY: kept}
+
+    def test_what_a_lost_connection_took_with_it_is_not_done_alone(
+        self, store: DatabaseStore, manual: DatabaseStore
+    ) -> None:
+        assert manual.create(KEY, record())
+        end_connection(manual.alias)
+        with pytest.raises(StoreUnavailable):
+            manual.create(OTHER, record())
+        connections[manual.alias].close()
+        assert dict(store.scan()) == {}
+
+    def test_a_save_that_the_site_rolled_back_is_made_again(
+        self, store: DatabaseStore, manual: DatabaseStore
+    ) -> None:
+        with serving(store):
+            session = begun(cart=1)
+        with serving(manual):
+            mine = SessionStore(session.session_key)
+            mine["cart"] = 2
+            mine.save()
+            connections[manual.alias].rollback()
+            mine.save()
+            connections[manual.alias].commit()
+        with serving(store):
+            assert stored(session) == {"cart": 2}
 
 
 # Views, and where they are found

@@ -17,6 +17,7 @@ from django.db import connections
 
 from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.database import DatabaseStore
+from django_kvsessions.testing import wait_until
 
 __all__ = [
     "ALICE",
@@ -27,10 +28,12 @@ __all__ = [
     "calls",
     "disconnecting",
     "elsewhere",
+    "end_connection",
     "open_store",
     "record",
     "remove_databases",
     "run_sql",
+    "server_process",
     "sqlite_database",
     "table_name",
     "writes",
@@ -131,3 +134,28 @@ def writes(store: Store) -> list[Callable[[], bool]]:
         lambda: store.touch(KEY, time.time() + 900),
         lambda: store.delete(KEY),
     ]
+
+
+def server_process(alias: str) -> int:
+    """Which of the server's processes or threads serves this connection."""
+    vendor = connections[alias].vendor
+    mine = "pg_backend_pid()" if vendor == "postgresql" else "CONNECTION_ID()"
+    [(number,)] = run_sql(alias, f"SELECT {mine}")
+    return int(number)
+
+
+def end_connection(alias: str) -> None:
+    """As the server does when it restarts, or after an idle time."""
+    number = server_process(alias)
+    kill, left = f"KILL {number}", f"information_schema.processlist WHERE id = {number}"
+    if connections[alias].vendor == "postgresql":
+        kill, left = (
+            f"SELECT pg_terminate_backend({number})",
+            f"pg_stat_activity WHERE pid = {number}",
+        )
+
+    def end() -> None:
+        run_sql(alias, kill)
+        wait_until(lambda: run_sql(alias, f"SELECT count(*) FROM {left}") in ([(0,)], [[0]]), 30)
+
+    elsewhere(end)
