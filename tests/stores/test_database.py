@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +19,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import OperationalError, connections
-from django.test import override_settings
+from django.test import modify_settings, override_settings
 
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import StoreUnavailable
@@ -35,6 +39,7 @@ from tests.support.databases import (
     table_name,
 )
 from tests.support.outages import Outage, killing
+from tests.support.servers import missing
 from tests.support.servers_database import alias, databases, lite, mariadb, postgres
 from testservers import Server, free_port
 from testservers.mysql import django_database as mysql_database
@@ -165,6 +170,17 @@ class TestTable:
             assert "key" in message.msg
             assert message.hint is not None
             assert "OPTIONS['table']" in message.hint
+
+    def test_without_the_app_it_says_that_the_app_is_missing(self, lite: str) -> None:
+        store = DatabaseStore(lite, table="absent")
+        with (
+            modify_settings(INSTALLED_APPS={"remove": "django_kvsessions"}),
+            pytest.raises(StoreUnavailable, match='"django_kvsessions" to INSTALLED_APPS.*migrate'),
+        ):
+            store.load(KEY)
+        with pytest.raises(StoreUnavailable) as raised:
+            store.load(KEY)
+        assert "INSTALLED_APPS" not in str(raised.value)
 
     def test_setup_makes_what_is_missing_and_nothing_else(self, alias: str) -> None:
         store = DatabaseStore(alias, table=table_name())
@@ -358,3 +374,16 @@ class TestSettings:
         ):
             store.load(KEY)
         assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.servers
+def test_a_site_on_pymysql(mariadb: Server) -> None:
+    if find_spec("pymysql") is None:
+        missing("PyMySQL is not installed: pip install PyMySQL")
+    add_database("mariadb", mysql_database(mariadb))
+    name = f"d{table_name()}"
+    run_sql("mariadb", f"CREATE DATABASE {name}")
+    database = {**mysql_database(mariadb), "NAME": name}
+    line = [sys.executable, "-m", "tests.support.on_pymysql", json.dumps(database)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
