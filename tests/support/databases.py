@@ -147,15 +147,13 @@ def server_process(alias: str) -> int:
 def end_connection(alias: str) -> None:
     """As the server does when it restarts, or after an idle time."""
     number = server_process(alias)
-    kill, left = f"KILL {number}", f"information_schema.processlist WHERE id = {number}"
-    if connections[alias].vendor == "postgresql":
-        kill, left = (
-            f"SELECT pg_terminate_backend({number})",
-            f"pg_stat_activity WHERE pid = {number}",
-        )
 
     def end() -> None:
-        run_sql(alias, kill)
-        wait_until(lambda: run_sql(alias, f"SELECT count(*) FROM {left}") in ([(0,)], [[0]]), 30)
+        if connections[alias].vendor == "postgresql":
+            assert run_sql(alias, f"SELECT pg_terminate_backend({number}, 30000)") == [(True,)]
+            return
+        left = f"SELECT count(*) FROM information_schema.processlist WHERE id = {number}"
+        run_sql(alias, f"KILL {number}")
+        wait_until(lambda: run_sql(alias, left)[0][0] == 0, 30)
 
     elsewhere(end)
