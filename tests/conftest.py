@@ -11,7 +11,7 @@ import pytest
 from django_kvsessions.stores import stores
 from tests.settings import BASE_DIR
 
-pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
+pytest.register_assert_rewrite("django_kvsessions.testing")
 
 #: Test modules whose drivers are only installed where the servers are.
 DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.stem in DRIVERS:
             item.add_marker("servers")
         if item.path.stem in SAME_ON_EVERY_DJANGO or (
-            folder in ("kit", "stores") and item.path.stem != "test_database"
+            folder in ("kit", "stores") and not item.path.stem.startswith("test_database")
         ):
             item.add_marker("same")
 
