@@ -86,8 +86,9 @@ class State(Lifetime):
     @property
     def _key(self) -> bytes:
         """The storage key."""
-        assert self.session_key is not None
-        return self._moved_to or codec.storage_key(self.session_key)
+        session_key = self.session_key
+        assert session_key is not None
+        return self._moved_to or codec.storage_key(session_key)
 
     # Loading
 
@@ -101,9 +102,7 @@ class State(Lifetime):
         return await call(self._opened, in_thread(self._opened), key, record)
 
     def _opened(self, key: bytes, record: Record | None) -> Answer:
-        if record is None:
-            return None
-        return open_record(self.serializer(), key, record, self._limit)
+        return None if record is None else open_record(self.serializer(), key, record, self._limit)
 
     @property
     def _limit(self) -> int:
@@ -134,8 +133,8 @@ class State(Lifetime):
         start = key
         for _ in range(MOVES):
             answer = await self._find(call, key)
-            if isinstance(answer, Found):
-                if key != start and (former is None or answer.saved.user != former.user):
+            if isinstance(answer, tuple):
+                if key != start and (former is None or answer[0].user != former.user):
                     break
                 return key, answer
             if isinstance(answer, Unreadable):

@@ -89,7 +89,7 @@ class Updates(State):
                     return
                 # Nothing to write, and yet who saves wants to know of a logout.
                 found = await self._catch_up(call)
-                if found.saved.revision == former.revision:
+                if found[0].revision == former.revision:
                     return
             else:
                 saved = self._next(payload, self._session, former, None, self._has_login)
@@ -111,14 +111,15 @@ class Updates(State):
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
-        former = self._base(found.saved.revision)
-        self._saved = found.saved._replace(provisional=former.provisional, before=former.before)
+        saved, theirs = found
+        former = self._base(saved.revision)
+        self._saved = saved._replace(provisional=former.provisional, before=former.before)
         if not self._is_cleared:
             merge = self._merge
             if self._is_large(payload):
-                await call(merge, in_thread(merge), former.payload, payload, found.data)
+                await call(merge, in_thread(merge), former.payload, payload, theirs)
             else:
-                merge(former.payload, payload, found.data)
+                merge(former.payload, payload, theirs)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
         merged = theirs
