@@ -50,6 +50,7 @@ class SessionStore(Moves):
             return answer[1] if isinstance(answer, tuple) else {}
         if isinstance(answer, tuple):
             self._saved, data = answer
+            self._sent = self._saved
             return data
         if isinstance(answer, Moved):
             self._is_notice = self.leaves_cookie = True

@@ -77,8 +77,9 @@ class Moves(Updates):
     ) -> None:
         """Remove the new record, and go on under the former id."""
         store, key = self.store, self._key
-        self._session_key, self._moved_to, self._saved = session_key, moved_to, saved
-        self.has_moved = self.cookie_is_due = self._is_new_id = False
+        self._session_key, self._moved_to = session_key, moved_to
+        self._saved = self._sent = saved
+        self.has_moved = self._is_new_id = False
         await call(store.delete, store.adelete, key)
 
     async def _end(self, call: Colour) -> None:

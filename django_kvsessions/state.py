@@ -12,7 +12,7 @@ from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
-from django_kvsessions.lifetime import Lifetime, created
+from django_kvsessions.lifetime import Lifetime, created, renews_cookie
 from django_kvsessions.saved import (
     EXPIRY,
     LARGEST_RATIO,
@@ -27,7 +27,7 @@ from django_kvsessions.saved import (
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
-__all__ = ["State"]
+__all__ = ["LONG_WORK", "State", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,6 @@ class State(Lifetime):
 
     # Of the class, as most requests only read: an object gets what it changes.
 
-    #: Whether the visitor needs the cookie, a new one or one that lives on.
-    cookie_is_due = False
     #: Whether this object gave the session a new id in the place of a former one.
     has_moved = False
     #: Whether the cookie is that of a session which is there, and not this object's to end.
@@ -55,6 +53,8 @@ class State(Lifetime):
     # Whether another request has given the session a new id.
     _is_notice = False
     _saved: Saved | None = None
+    # What the cookie was sent for that the visitor has.
+    _sent: Saved | None = None
     # The storage key, where another request has moved the session there.
     _moved_to: bytes | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
@@ -75,9 +75,14 @@ class State(Lifetime):
 
     def _forget(self) -> None:
         """Know nothing of any stored session."""
-        self._saved = self._moved_to = None
+        self._saved = self._sent = self._moved_to = None
         self._is_cleared = self._has_login = self._needs_new_id = self._is_new_id = False
         self._starts = {}
+
+    @property
+    def cookie_is_due(self) -> bool:
+        """Whether the visitor needs the cookie: a new one, or one that lives on."""
+        return self._saved is not None and renews_cookie(self._sent, self._saved)
 
     @property
     def store(self) -> Store:
@@ -107,12 +112,6 @@ class State(Lifetime):
     @property
     def _limit(self) -> int:
         return LARGEST_RATIO * self.store.max_record_size
-
-    def _is_large(self, payload: bytes | None = None) -> bool:
-        """Whether its handling is long work, which is done in a thread in async."""
-        if payload is None:
-            payload = b"" if self._saved is None else self._saved.payload
-        return len(payload) >= LONG_WORK
 
     async def _catch_up(self, call: Colour) -> Found:
         """The session as it is stored now, wherever it has moved to.
@@ -176,7 +175,6 @@ class State(Lifetime):
     def _keep(self, saved: Saved, has_login: bool = False) -> None:
         if (provisional := self.store.provisional()) is not None:
             saved = saved._replace(provisional=provisional, before=self._saved)
-        self.cookie_is_due = self.cookie_is_due or self._renews_cookie(self._saved, saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
 
     def _base(self, revision: int) -> Saved:
@@ -189,11 +187,6 @@ class State(Lifetime):
         while saved.before is not None and saved.revision != revision and not saved.is_final:
             saved = saved.before
         return saved
-
-    async def _serialized(self, call: Colour, data: dict[str, Any]) -> bytes:
-        if self._is_large():
-            return await call(self._dumps, in_thread(self._dumps), data)
-        return self._dumps(data)
 
     def _dumps(self, data: dict[str, Any]) -> bytes:
         dumps = self.serializer().dumps

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
@@ -22,13 +22,14 @@ from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
 from django_kvsessions.saved import EXPIRY, Found, Saved
-from django_kvsessions.state import State, in_thread
-from django_kvsessions.stores.base import StoreError, StoreUnavailable
+from django_kvsessions.state import LONG_WORK, State, in_thread
+from django_kvsessions.stores.base import Record, StoreError, StoreUnavailable
 
 __all__ = ["ATTEMPTS", "Updates"]
 
 logger = logging.getLogger("django_kvsessions")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Two collisions of 160 random bits in a row do not happen: a store that says so is broken.
@@ -65,23 +66,31 @@ class Updates(State):
 
     async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
         store, key = self.store, codec.storage_key(session_key)
-        payload = await self._serialized(call, self._session)
+        payload = self._dumps(self._session)
         saved = self._next(payload, self._session, None, begun)
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
-        self._saved = None
+        # Of a new id, no cookie was sent.
+        self._saved = self._sent = None
         self._keep(saved)
         return True
 
     async def _update(self, call: Colour) -> None:
         """Store what has changed, and touch what has not; merge where others were faster."""
         started = time.monotonic()
+        store = self.store
         for attempt in range(ATTEMPTS):
-            former = self._saved
+            key, former = self._key, self._saved
             assert former is not None
-            payload = await self._serialized(call, self._session)
-            # Judged by the bytes, since a nested change leaves the modified flag alone.
-            if payload == former.payload and not former.is_stale:
+            saved, record = await work(
+                call, former, self._prepared, key, former, self._session, self._has_login
+            )
+            if record is not None:
+                if await call(store.replace, store.areplace, key, record, expected=former.revision):
+                    self._keep(saved)
+                    return
+                found = await self._catch_up(call)
+            else:
                 is_there = await self._touch_if_due(call)
                 is_settled = former.is_final and not self.modified
                 if is_settled or (is_there and not self._is_cleared):
@@ -91,23 +100,20 @@ class Updates(State):
                 found = await self._catch_up(call)
                 if found[0].revision == former.revision:
                     return
-            else:
-                saved = self._next(payload, self._session, former, None, self._has_login)
-                if await self._replace(call, saved, former.revision):
-                    self._keep(saved)
-                    return
-                found = await self._catch_up(call)
-            await self._rebase(call, payload, found)
+            await self._rebase(call, saved.payload, found)
             await pause(call, attempt, started)
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
-    async def _replace(self, call: Colour, saved: Saved, expected: int) -> bool:
-        store, key = self.store, self._key
-        if self._is_large(saved.payload):
-            record = await call(self._record, in_thread(self._record), key, saved)
-        else:
-            record = self._record(key, saved)
-        return await call(store.replace, store.areplace, key, record, expected=expected)
+    def _prepared(
+        self, key: bytes, former: Saved, data: dict[str, Any], has_login: bool = False
+    ) -> tuple[Saved, Record | None]:
+        """What to store now; no record where nothing has changed."""
+        payload = self._dumps(data)
+        # Judged by the bytes, since a nested change leaves the modified flag alone.
+        if payload == former.payload and not former.is_stale:
+            return former, None
+        saved = self._next(payload, data, former, None, has_login)
+        return saved, self._record(key, saved)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
@@ -115,11 +121,7 @@ class Updates(State):
         former = self._base(saved.revision)
         self._saved = saved._replace(provisional=former.provisional, before=former.before)
         if not self._is_cleared:
-            merge = self._merge
-            if self._is_large(payload):
-                await call(merge, in_thread(merge), former.payload, payload, theirs)
-            else:
-                merge(former.payload, payload, theirs)
+            await work(call, saved, self._merge, former.payload, payload, theirs)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
         merged = theirs
@@ -142,27 +144,23 @@ class Updates(State):
             take_over(self._session, data)
             await self._create(call)
             return result
-        started = time.monotonic()
+        store, started = self.store, time.monotonic()
         for attempt in range(ATTEMPTS):
             before, data = await self._catch_up(call)
             if self._saved is not None:
                 former = self._saved = self._base(before.revision)
                 before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
-            payload = await self._serialized(call, data)
-            saved = before
-            if payload != before.payload or before.is_stale:
-                saved = self._next(payload, data, before)
-                if not await self._replace(call, saved, before.revision):
-                    await pause(call, attempt, started)
-                    continue
-            mine = await self._serialized(call, self._session)
-            if self._is_large(payload):
-                await call(self._adopt, in_thread(self._adopt), before.payload, mine, data)
-            else:
-                self._adopt(before.payload, mine, data)
+            key = self._key
+            saved, record = await work(call, before, self._prepared, key, before, data)
+            if record is not None and not await call(
+                store.replace, store.areplace, key, record, expected=before.revision
+            ):
+                await pause(call, attempt, started)
+                continue
+            await work(call, saved, self._adopt, before.payload, data)
             is_cleared = self._is_cleared or self._saved is None
-            if saved is before:
+            if record is None:
                 self._saved = saved
             else:
                 self._keep(saved, self._has_login)
@@ -170,11 +168,11 @@ class Updates(State):
             return result
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
-    def _adopt(self, before: bytes, mine: bytes, after: dict[str, Any]) -> None:
+    def _adopt(self, before: bytes, after: dict[str, Any]) -> None:
         """Show what a mutation made of ``before``, with what is not saved yet left as it is."""
         loads, former = self.serializer().loads, self._saved
         is_cleared = self._is_cleared or former is None
-        if former is not None and mine == former.payload and not is_cleared:
+        if former is not None and not is_cleared and self._dumps(self._session) == former.payload:
             take_over(self._session, after)
             return
         unsaved = dict(self._session)
@@ -212,7 +210,7 @@ class Updates(State):
         assert saved is not None
         touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
         if touched:
-            self._saved, self.cookie_is_due = saved._replace(expires=expires), True
+            self._saved = saved._replace(expires=expires)
         return touched
 
     async def _slide(self, call: Colour) -> bool:
@@ -220,6 +218,19 @@ class Updates(State):
             return False
         expires = self._due_expiry()
         return expires is not None and await self._touch(call, expires)
+
+
+async def work(
+    call: Colour,
+    saved: Saved,
+    function: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Do it here, or, of a large session, in a thread where it would hold an event loop up."""
+    if len(saved.payload) < LONG_WORK:
+        return function(*args, **kwargs)
+    return await call(function, in_thread(function), *args, **kwargs)
 
 
 async def pause(call: Colour, attempt: int, started: float) -> None:
