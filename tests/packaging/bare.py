@@ -115,11 +115,13 @@ def configure(extra: str | None, folder: str) -> None:
 
 
 def import_modules(extra: str | None) -> int:
-    packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
-    names = [package.name for package in packages]
+    # Those which are made of what they import: the rooms of other extras' stores, and the
+    # test kit. What leads to them says so (ask_for_others).
+    spared = [f"django_kvsessions.stores.{other}." for other in BY_EXTRA if other != extra]
     if extra != "testing":
-        # The test kit is made of what it imports, and says so (ask_for_others).
-        names = [name for name in names if not name.startswith("django_kvsessions.testing")]
+        spared.append("django_kvsessions.testing")
+    packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
+    names = [package.name for package in packages if not package.name.startswith(tuple(spared))]
     for name in names:
         importlib.import_module(name)
     return len(names)

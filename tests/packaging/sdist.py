@@ -1,4 +1,4 @@
-"""The source distribution has every file, and its tests run: ``python tests/packaging/sdist.py``."""
+"""The source distribution has every file, and its tests run there."""
 
 from __future__ import annotations
 
