@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-
 from django_kvsessions.steps import run
+
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
 from django_kvsessions.testing import MakeStore
