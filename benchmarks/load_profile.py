@@ -70,7 +70,7 @@ def parts(sessions: int) -> dict[str, Callable[[], Any]]:
 
     def opened(entry: tuple[bytes, Record]) -> bytes:
         key, record = entry
-        return codec.open_record(key, record.owner, record.data, OPENED_SIZE).payload
+        return codec.open_record(key, record.owner, record.data, OPENED_SIZE)[0]
 
     loads = MessagePackSerializer().loads
     ids, keyed, sealed = cycle(order), cycle(keys), cycle(records)
