@@ -45,6 +45,8 @@ from testservers import Server, free_port
 from testservers.mysql import django_database as mysql_database
 from testservers.postgres import django_database as postgres_database
 
+pytestmark = pytest.mark.each_django
+
 __all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 
 T = TypeVar("T")

@@ -41,6 +41,8 @@ from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
 
+pytestmark = pytest.mark.each_django
+
 __all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 
 T = TypeVar("T")

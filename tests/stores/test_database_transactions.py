@@ -43,6 +43,8 @@ from tests.support.databases import (
 )
 from tests.support.servers_database import alias, databases, lite, mariadb, postgres
 
+pytestmark = pytest.mark.each_django
+
 __all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 
 
