@@ -26,8 +26,8 @@ import semidbm
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
-from django_kvsessions.stores.semidbm import SemidbmStore
-from django_kvsessions.stores.semidbm.store import (
+from django_kvsessions.stores.semidbm import (
+    SemidbmStore,
     compaction,
     generation,
     journal,
