@@ -233,8 +233,10 @@ class Journal:
             raise
 
     def end(self) -> None:
-        self._file_lock.release()
-        self._writing.release()
+        try:
+            self._file_lock.release()
+        finally:
+            self._writing.release()
 
     def _locked_out(self, holder: str) -> Exception:
         if no_waiting.get():
