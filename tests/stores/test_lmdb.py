@@ -314,10 +314,7 @@ class TestForks:
         code = """
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
-            store = LMDBStore(sys.argv[1], durability="process")
-            store.create(key(1), record())
             # A thread that is interrupted where it holds the lock, as any may be.
-            environment = store._folder.environment
             class Slow:
                 def __init__(self, lock): self.lock = lock
                 def release(self): self.lock.release()
@@ -327,8 +324,11 @@ class TestForks:
                     return taken
                 def __enter__(self): self.acquire()
                 def __exit__(self, *exception): self.release()
-            environment._counting = Slow(environment._counting)
-            environment._readers_changed = threading.Condition(environment._counting)
+            threads, quick = [], threading.Lock
+            threading.Lock = lambda: Slow(quick())
+            store = LMDBStore(sys.argv[1], durability="process")
+            store.create(key(1), record())
+            threading.Lock = quick
             stop = threading.Event()
             def read():
                 while not stop.is_set():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -16,8 +18,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ import semidbm
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
-from django_kvsessions.stores.semidbm import SemidbmStore
-from django_kvsessions.stores.semidbm.store import (
+from django_kvsessions.stores.semidbm import (
+    SemidbmStore,
     compaction,
     generation,
     journal,
@@ -671,6 +674,48 @@ def test_a_lock_file_that_was_removed_locks_nobody_out_and_nobody_in(
     with lock_held_elsewhere(folder), pytest.raises(StoreUnavailable):
         other.create(key(3), record(3))
     other.close()
+
+
+@contextmanager
+def failing(module: Any, name: str, nth: int, number: int) -> Iterator[list[int]]:
+    """The nth call of a function of the system fails; yields how many calls there were."""
+    function, calls = getattr(module, name), [0]
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth:
+            raise OSError(number, os.strerror(number))
+        return function(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, call)
+        yield calls
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOSPC])
+@pytest.mark.parametrize(
+    "call", ["fcntl.flock", "os.open", "os.fstat", "os.stat", "os.close", "os.chown", "os.lseek"]
+)
+@pytest.mark.parametrize("used_before", [False, True], ids=["first-use", "later"])
+def test_a_call_of_the_system_that_fails_once_locks_nobody_out(
+    call: str, number: int, used_before: bool, tmp_path: Path
+) -> None:
+    module, name = {"os": os, "fcntl": fcntl}[call.split(".")[0]], call.split(".")[1]
+    for nth in count(1):
+        folder = tmp_path / str(nth)
+        store = SemidbmStore(folder, durability="process", lock_timeout=0.2)
+        acknowledged = {key(0)} if used_before and store.create(key(0), record(0)) else set()
+        with failing(module, name, nth, number) as calls, suppress(StoreUnavailable):
+            if store.create(key(1), record(1)):
+                acknowledged.add(key(1))
+        assert store.create(key(2), record(2))
+        other = SemidbmStore(folder, durability="process", lock_timeout=0.2)
+        assert other.create(key(3), record(3))
+        assert acknowledged | {key(2), key(3)} <= set(held(folder))
+        store.close()
+        other.close()
+        if calls[0] < nth:
+            return
 
 
 def test_a_forked_child_writes_beside_its_parent(folder: Path) -> None:

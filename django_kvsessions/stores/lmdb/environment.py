@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import StoreCorrupted, StoreError, StoreUnavailable
+from django_kvsessions.stores.lmdb.gate import Gate
+from django_kvsessions.stores.process import forks
 
 if TYPE_CHECKING:
     import lmdb
@@ -79,13 +80,8 @@ class Environment:
         self.path = path
         self.options = options
         self._opened: tuple[lmdb.Environment, Databases] | None = None
-        # Held by the one thread that writes, and while the environment changes.
-        self._writing = threading.RLock()
-        self._readers = 0
-        self._changing = False
-        # Guards these two. Entered by itself, for a condition is slower to enter.
-        self._counting = threading.Lock()
-        self._readers_changed = threading.Condition(self._counting)
+        # Alone in it, the environment changes.
+        self._gate = Gate()
 
     def read(self, work: Callable[..., T], *args: Any) -> T:
         """``work(transaction, databases, *args)`` in a read transaction."""
@@ -94,17 +90,17 @@ class Environment:
 
     def write(self, work: Callable[..., T], *args: Any) -> T:
         """The same in a write transaction, once more from the start if the map had to grow."""
-        with self._writing:
+        with self._gate.writing:
             result: T = self._repeat(self._write, work, args)
             return result
 
     def clear_dead_readers(self) -> None:
         """Give back the slots, and the pages, that killed processes held."""
-        with self._writing:
+        with self._gate.writing:
             self._repeat(self._clear_dead_readers)
 
     def close(self) -> None:
-        with self.alone():
+        with self._gate:
             if self._opened is None:
                 return
             try:
@@ -117,26 +113,6 @@ class Environment:
     def close_inherited(self) -> None:
         """In a forked child, where nobody waits for this one's locks."""
         self._let_go()
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """As ``alone``, and no other thread has any lock of this object, as a fork needs it."""
-        with self.alone(), self._counting:
-            yield
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While no other thread of this process has a transaction or begins one."""
-        with self._writing:
-            with self._counting:
-                self._changing = True
-                self._readers_changed.wait_for(lambda: not self._readers)
-            try:
-                yield
-            finally:
-                with self._counting:
-                    self._changing = False
-                    self._readers_changed.notify_all()
 
     def _repeat(self, once: Callable[..., Any], *args: Any) -> Any:
         driver, slots_cleared = self.driver, False
@@ -158,25 +134,15 @@ class Environment:
             raise self._explained(error) from error
 
     def _read(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        environment, databases = self._enter()
-        try:
-            with environment.begin() as txn:
-                return work(txn, databases, *args)
-        finally:
-            with self._counting:
-                self._readers -= 1
-                if not self._readers:
-                    self._readers_changed.notify_all()
-
-    def _enter(self) -> tuple[lmdb.Environment, Databases]:
-        """Be counted as a reader of the open environment."""
         while True:
-            with self._counting:
-                while self._changing:
-                    self._readers_changed.wait()
+            self._gate.enter()
+            try:
                 if self._opened is not None:
-                    self._readers += 1
-                    return self._opened
+                    environment, databases = self._opened
+                    with environment.begin() as txn:
+                        return work(txn, databases, *args)
+            finally:
+                self._gate.leave()
             self._open()
 
     def _write(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
@@ -194,9 +160,9 @@ class Environment:
         self._resize(min(2 * size, largest))
 
     def _resize(self, size: int) -> None:
-        with self._writing:
+        with self._gate.writing:
             environment, _ = self._open()
-            with self.alone():
+            with self._gate:
                 try:
                     environment.set_mapsize(size)
                 except self.driver.Error:
@@ -210,8 +176,8 @@ class Environment:
             self._opened = None
 
     def _open(self) -> tuple[lmdb.Environment, Databases]:
-        """The open environment. To be used with ``_writing`` held, so that it stays open."""
-        with self._writing:
+        """The open environment. To be used with the right to write, so that it stays open."""
+        with self._gate.writing:
             if self._opened is None:
                 check_contents(self.path)
                 self._make_folder()
@@ -312,7 +278,7 @@ class Environment:
             )
         if isinstance(error, driver.PanicError):
             # A failed write made the handle useless: the next use opens another.
-            with self.alone():
+            with self._gate:
                 self._let_go()
         return StoreUnavailable(f"LMDB in {path} failed: {error}")
 
@@ -329,6 +295,7 @@ class Folder:
         self.path = path
         self.options = options
         self._environments: dict[int, Environment] = {}
+        forks.renew(self.close_inherited)
 
     @property
     def environment(self) -> Environment:
@@ -343,12 +310,6 @@ class Folder:
                 self._environments[process] = Environment(self.driver, self.path, self.options)
             return self._environments[process]
 
-    def hold(self, stack: ExitStack) -> None:
-        """Let no transaction of this process begin until the stack is closed."""
-        environment = self._environments.get(os.getpid())
-        if environment is not None:
-            stack.enter_context(environment.still())
-
     def close_inherited(self) -> None:
         """In a forked child: LMDB opens the folder again only once the parent's handle is gone."""
         for process in set(self._environments) - {os.getpid()}:
@@ -357,6 +318,7 @@ class Folder:
 
 _folders: WeakValueDictionary[str, Folder] = WeakValueDictionary()
 _folders_lock = threading.RLock()
+forks.hold(_folders_lock)
 
 
 def shared_folder(driver: Any, path: str, options: Options) -> Folder:
@@ -370,35 +332,3 @@ def shared_folder(driver: Any, path: str, options: Options) -> Folder:
                 f"{folder.options}, here {options}. Give both the same, or a folder each."
             )
         return folder
-
-
-# A fork copies only the thread that forks. It waits until no transaction is
-# open, or the child would inherit one that nobody ends.
-
-_forking = ExitStack()
-
-
-def _before_fork() -> None:
-    _folders_lock.acquire()
-    _forking.callback(_folders_lock.release)
-    for folder in list(_folders.values()):
-        folder.hold(_forking)
-
-
-def _after_fork() -> None:
-    # By way of pop_all, for with the lock goes the right to use _forking.
-    _forking.pop_all().close()
-
-
-def _after_fork_in_child() -> None:
-    _after_fork()
-    for folder in list(_folders.values()):
-        folder.close_inherited()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork,
-        after_in_child=_after_fork_in_child,
-    )

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
+from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import FairLock, FileLock, LockTimeout, open_private
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable
@@ -49,13 +50,15 @@ class Journal:
         #: What is known of the log; ``None`` before the first use.
         self.generation: Generation | None = None
         self._file_lock = FileLock(os.path.join(path, "lock"))
+        # Taken after the writer's lock. Appending and parsing hold the state, so that
+        # no thread parses what another is appending.
+        self.state = threading.Lock()
+        # A child must not inherit an index that a thread was just changing.
+        forks.hold(self.state)
         self._make_locks()
 
     def _make_locks(self) -> None:
-        # In this order: writing, then state. Appending and parsing hold the
-        # state, so that no thread parses what another is appending.
         self._writing = FairLock()
-        self.state = threading.Lock()
         self._next_look = 0.0
         self._mover: threading.Thread | None = None
 
@@ -230,8 +233,10 @@ class Journal:
             raise
 
     def end(self) -> None:
-        self._file_lock.release()
-        self._writing.release()
+        try:
+            self._file_lock.release()
+        finally:
+            self._writing.release()
 
     def _locked_out(self, holder: str) -> Exception:
         if no_waiting.get():

@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable
+from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
@@ -105,6 +106,7 @@ class SemidbmStore(Store):
         self.is_nonblocking = durability != "full"
         self._journal = Journal(self.path, lock_timeout)
         self._work_in_background()
+        forks.renew(self._after_fork)
         _instances.add(self)
 
     def _work_in_background(self) -> None:
@@ -295,38 +297,14 @@ class SemidbmStore(Store):
         if generation.may_need_compaction:
             self._compaction.soon()
 
-    def _before_fork(self) -> None:
-        # The child must not inherit an index that a thread was just changing.
-        self._journal.state.acquire()
-
-    def _after_fork_in_parent(self) -> None:
-        self._journal.state.release()
-
-    def _after_fork_in_child(self) -> None:
+    def _after_fork(self) -> None:
+        """In the child."""
         self._journal.after_fork()
         self._compaction.close()
         self._work_in_background()
 
 
 _instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()
-
-_forking: list[SemidbmStore] = []
-
-
-def _before_fork() -> None:
-    _forking.extend(_instances)
-    for store in _forking:
-        store._before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_child()
 
 
 def _at_exit() -> None:
@@ -335,10 +313,4 @@ def _at_exit() -> None:
             store.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
 atexit.register(_at_exit)
