@@ -14,7 +14,7 @@ Value = bytes | int | None
 class Result(NamedTuple):
     rows: list[tuple[Any, ...]]
     #: How many rows were changed.
-    count: int
+    changed: int
 
 
 class Failed(Exception):

@@ -12,12 +12,10 @@ from typing import Any
 import libsql
 
 from django_kvsessions.stores.libsql.database import Failed, Result, Value
+from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import make_folder, open_private
 
 __all__ = ["File"]
-
-# Closing in a forked child what its parent has open would take the parent's locks away.
-_inherited: list[Any] = []
 
 
 class File:
@@ -45,7 +43,8 @@ class File:
     def _connection(self) -> Any:
         mine = self._opened.__dict__
         if mine.get("pid", os.getpid()) != os.getpid():
-            _inherited.append(mine.pop("connection"))
+            # To close it here would take the parent's locks away.
+            forks.keep_inherited(mine.pop("connection"))
         if "connection" not in mine or mine["generation"] != self._generation:
             mine.pop("connection", None)
             self._make()
