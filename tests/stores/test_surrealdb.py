@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import run
+from django_kvsessions.colours import blocking, run
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
 from django_kvsessions.testing import MakeStore
@@ -170,10 +170,12 @@ class TestFileAlone:
     def test_clean_up_spares_what_has_no_expiry(self, tmp_path: Path) -> None:
         store = SurrealDBStore(f"surrealkv://{tmp_path}/sessions")
         store.setup()
-        run(store._connection.ask("CREATE django_kvsessions:other SET name = 'mine'", {}))
+        run(store._connection.ask(blocking, "CREATE django_kvsessions:other SET name = 'mine'", {}))
         store.create(KEY, RECORD._replace(expires=1.0))
         assert sum(store.delete_expired()) == 1
-        rows, _ = run(store._connection.ask("SELECT VALUE name FROM django_kvsessions", {}))
+        rows, _ = run(
+            store._connection.ask(blocking, "SELECT VALUE name FROM django_kvsessions", {})
+        )
         assert rows == ["mine"]
         store.close()
 
