@@ -109,8 +109,11 @@ class Command(StoreCommand):
             finally:
                 self.removed += removed
                 # A line a minute that says nothing was to be done would only fill a log.
-                if removed or self.signals is None or self.verbosity > 1:
+                talks = self.signals is None or self.verbosity > 1
+                if removed or talks:
                     self.say(f"Removed {sessions(removed)} from {alias!r} in {since(started)}.")
+            if talks and not removed and (cleaner := store.cleaned_elsewhere()) is not None:
+                self.say(f"{alias!r} needs no clean-up: {cleaner}")
 
     def clear_engine(self) -> None:
         """What Django's command does, for an engine that is not ours."""
