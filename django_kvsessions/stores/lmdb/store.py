@@ -63,6 +63,8 @@ class LMDBStore(Store):
         """``durability``: "safe" syncs the data at each commit, so that a power cut never
         corrupts and loses at most the last write; "full" loses nothing; "process" does not
         sync: nothing is lost with a killed process, but a power cut can corrupt the file.
+        There is nothing between: LMDB reuses pages that the last sync still needs, so to sync
+        once a second would corrupt too. SemidbmStore loses a second and waits for no disk.
 
         ``map_size``: bytes that the file may take at first; it doubles when it is full, up
         to ``max_map_size``. ``max_readers``: how many threads of all processes together may
