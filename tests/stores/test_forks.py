@@ -17,7 +17,8 @@ PRELUDE = """
     from contextlib import contextmanager
     from django_kvsessions.stores.process import forks
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork under threads
-    def say(*words): print(*words, flush=True)
+    # In one piece, for parent and child speak at once.
+    def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())
     def in_child(action):
         pid = os.fork()
         if not pid:

@@ -692,14 +692,12 @@ def failing(module: Any, name: str, nth: int, number: int) -> Iterator[list[int]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOSPC])
-@pytest.mark.parametrize(
-    "call", ["fcntl.flock", "os.open", "os.fstat", "os.stat", "os.close", "os.chown", "os.lseek"]
-)
+@pytest.mark.parametrize("call", ["flock", "open", "fstat", "stat", "close", "chown", "lseek"])
 @pytest.mark.parametrize("used_before", [False, True], ids=["first-use", "later"])
 def test_a_call_of_the_system_that_fails_once_locks_nobody_out(
     call: str, number: int, used_before: bool, tmp_path: Path
 ) -> None:
-    module, name = {"os": os, "fcntl": fcntl}[call.split(".")[0]], call.split(".")[1]
+    module, name = (fcntl, "flock") if call == "flock" else (os, call)
     for nth in count(1):
         folder = tmp_path / str(nth)
         store = SemidbmStore(folder, durability="process", lock_timeout=0.2)
@@ -853,12 +851,19 @@ def test_a_disk_that_cannot_sync_is_an_outage(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"durability": "most"}, "durability"),
+        ({"durability": "most"}, r"'durability'\] must be one of 'process', 'interval', 'full'"),
+        ({"durability": None}, "durability.*not None"),
+        ({"durability": ["full"]}, "durability"),
+        ({"lock_timeout": "10"}, r"'lock_timeout'\] must be a number of seconds.*not '10'"),
+        ({"lock_timeout": None}, "lock_timeout"),
+        ({"lock_timeout": True}, "lock_timeout"),
         ({"lock_timeout": 0}, "lock_timeout"),
         ({"lock_timeout": -1}, "lock_timeout"),
         ({"lock_timeout": float("nan")}, "lock_timeout"),
+        ({"lock_timeout": 1e300}, "lock_timeout.*up to 86400"),
         ({"max_record_size": 0}, "max_record_size"),
-        ({"max_record_size": 2**24}, "max_record_size"),
+        ({"max_record_size": "1000"}, "max_record_size"),
+        ({"max_record_size": 2**24}, "max_record_size.*to 16777"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], named: str, folder: Path) -> None:
@@ -867,9 +872,10 @@ def test_a_wrong_option_is_named(options: dict[str, Any], named: str, folder: Pa
     assert not folder.exists()
 
 
-def test_a_location_is_required() -> None:
+@pytest.mark.parametrize("location", [None, "", 7, b"/tmp"])
+def test_a_location_is_required(location: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="LOCATION"):
-        SemidbmStore("")
+        SemidbmStore(location)
 
 
 def test_a_location_that_is_a_file_is_named(folder: Path) -> None:

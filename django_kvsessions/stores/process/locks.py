@@ -15,8 +15,15 @@ try:
 except ImportError:  # Windows has no flock; a store that needs it says so.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FairLock", "FileLock", "LockTimeout", "fcntl", "make_folder", "open_private"]
-
+__all__ = [
+    "FairLock",
+    "FileLock",
+    "LockTimeout",
+    "fcntl",
+    "make_folder",
+    "open_private",
+    "sync_folder",
+]
 
 #: How often to ask without a pause, about two microseconds each.
 SPINS = 20
@@ -52,6 +59,15 @@ def open_private(path: str, flags: int) -> int:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def sync_folder(path: str) -> None:
+    """Return when the names of what is in the folder are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give_to_owner_of(folder: str, path: str) -> None:

@@ -1,26 +1,22 @@
-"""One LMDB environment for each folder in a process, shared, growing, safe across forks."""
+"""An LMDB environment that grows while the threads of a process use it."""
 
 from __future__ import annotations
 
-import errno
 import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.stores.base import StoreCorrupted, StoreError, StoreUnavailable
+from django_kvsessions.stores.base import StoreError, StoreUnavailable
+from django_kvsessions.stores.lmdb.errors import explained
 from django_kvsessions.stores.lmdb.gate import Gate
-from django_kvsessions.stores.process import forks
+from django_kvsessions.stores.lmdb.table import Databases, open_databases
 
 if TYPE_CHECKING:
     import lmdb
 
-    Transaction = lmdb.Transaction[bytes]
-
-__all__ = ["DURABILITY", "Databases", "Options", "check_contents", "shared_folder"]
+__all__ = ["DURABILITY", "Environment", "Options", "check_contents"]
 
 T = TypeVar("T")
 
@@ -31,10 +27,7 @@ DURABILITY: dict[str, dict[str, bool]] = {
     "full": {},
     "process": {"sync": False},
 }
-MARKER, LAYOUT = b"django_kvsessions", b"1"
 FILES = {"data.mdb", "lock.mdb"}
-
-_NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Options(NamedTuple):
@@ -44,12 +37,6 @@ class Options(NamedTuple):
     map_size: int
     max_map_size: int
     max_readers: int
-
-
-class Databases(NamedTuple):
-    records: lmdb._Database
-    expiry: lmdb._Database
-    owners: lmdb._Database
 
 
 def check_contents(path: str) -> None:
@@ -131,7 +118,14 @@ class Environment:
                     slots_cleared = True
                     self.clear_dead_readers()
         except driver.Error as error:
+            if isinstance(error, driver.PanicError):
+                # A failed write made the handle useless: the next use opens another.
+                with self._gate:
+                    self._let_go()
             raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> StoreError:
+        return explained(error, self.driver, self.path, self.options.max_map_size)
 
     def _read(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
         while True:
@@ -210,125 +204,7 @@ class Environment:
     def _databases(self, environment: lmdb.Environment) -> Databases:
         while True:
             try:
-                return self._open_databases(environment)
+                return open_databases(environment, self.path)
             except self.driver.MapResizedError:
                 # LMDB opens a file with a map just as large as its contents are then.
                 environment.set_mapsize(0)
-
-    def _open_databases(self, environment: lmdb.Environment) -> Databases:
-        # py-lmdb keeps handles to named databases only from a write transaction.
-        with environment.begin(write=True) as txn:
-            layout = txn.get(MARKER)
-            if layout is None and txn.stat()["entries"]:
-                raise ImproperlyConfigured(
-                    f"LOCATION {self.path} holds an LMDB file of something else: "
-                    "name a folder that is empty or does not exist yet."
-                )
-            if layout not in (None, LAYOUT):
-                raise ImproperlyConfigured(
-                    f"LOCATION {self.path} was written by a later django-kvsessions: update it."
-                )
-            databases = Databases(
-                *(environment.open_db(name.encode(), txn=txn) for name in Databases._fields)
-            )
-            if layout is None:
-                txn.put(MARKER, LAYOUT)
-            return databases
-
-    def _explained(self, error: Any) -> StoreError:
-        """The error of the driver, as one that says what to do."""
-        driver, path = self.driver, self.path
-        if isinstance(error, driver.MapFullError):
-            return StoreUnavailable(
-                f"LMDB's map in {path} is full at {self.options.max_map_size} bytes: "
-                "run clearsessions, or raise OPTIONS['max_map_size']."
-            )
-        if isinstance(error, driver.ReadersFullError):
-            return StoreUnavailable(
-                f"All reader slots of LMDB in {path} are taken: raise OPTIONS['max_readers'] "
-                "above the number of threads of all processes, and restart them all together, "
-                "for the first one that opens the folder decides."
-            )
-        # LMDB says EIO where only a part of a page fitted on the disk.
-        if isinstance(error, driver.DiskError) or error.code in _NO_SPACE:
-            return StoreUnavailable(
-                f"LMDB could not write to {path}: no space is left on its disk, or the disk "
-                "fails. Make room; nothing was changed."
-            )
-        if isinstance(error, driver.ReadonlyError) or error.code in (errno.EPERM, errno.EROFS):
-            return StoreUnavailable(
-                f"LMDB may not read and write data.mdb and lock.mdb in {path}: give the folder "
-                "and both files to the user the site runs as."
-            )
-        if isinstance(error, driver.VersionMismatchError) or "format v" in str(error):
-            return StoreUnavailable(
-                f"{path}/data.mdb was written by a version of LMDB whose format this one does not "
-                "read: install the lmdb package that wrote it, or copy the data over with "
-                "mdb_dump and mdb_load."
-            )
-        if isinstance(error, driver.InvalidError):
-            return StoreCorrupted(
-                f"{path}/data.mdb is not a file of LMDB: name another folder as LOCATION, or "
-                "put a backup in its place."
-            )
-        if isinstance(error, (driver.CorruptedError, driver.PageNotFoundError)):
-            return StoreCorrupted(
-                f"{path}/data.mdb is damaged ({error}): stop every process that has it open, "
-                "and put a backup in its place or remove it."
-            )
-        if isinstance(error, driver.PanicError):
-            # A failed write made the handle useless: the next use opens another.
-            with self._gate:
-                self._let_go()
-        return StoreUnavailable(f"LMDB in {path} failed: {error}")
-
-
-class Folder:
-    """What the stores of a process on one folder share: LMDB must not open it twice.
-
-    Each process has an environment of its own, also one that a server forked
-    without Python's knowledge.
-    """
-
-    def __init__(self, driver: Any, path: str, options: Options) -> None:
-        self.driver = driver
-        self.path = path
-        self.options = options
-        self._environments: dict[int, Environment] = {}
-        forks.renew(self.close_inherited)
-
-    @property
-    def environment(self) -> Environment:
-        process = os.getpid()
-        environment = self._environments.get(process)
-        return environment if environment is not None else self._new_environment(process)
-
-    def _new_environment(self, process: int) -> Environment:
-        with _folders_lock:
-            self.close_inherited()
-            if process not in self._environments:
-                self._environments[process] = Environment(self.driver, self.path, self.options)
-            return self._environments[process]
-
-    def close_inherited(self) -> None:
-        """In a forked child: LMDB opens the folder again only once the parent's handle is gone."""
-        for process in set(self._environments) - {os.getpid()}:
-            self._environments.pop(process).close_inherited()
-
-
-_folders: WeakValueDictionary[str, Folder] = WeakValueDictionary()
-_folders_lock = threading.RLock()
-forks.hold(_folders_lock)
-
-
-def shared_folder(driver: Any, path: str, options: Options) -> Folder:
-    with _folders_lock:
-        folder = _folders.get(path)
-        if folder is None:
-            folder = _folders[path] = Folder(driver, path, options)
-        elif folder.options != options:
-            raise ImproperlyConfigured(
-                f"LOCATION {path} is used by another store of this process with other options: "
-                f"{folder.options}, here {options}. Give both the same, or a folder each."
-            )
-        return folder
