@@ -30,7 +30,7 @@ from django.test import override_settings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.libsql import LibSQLStore
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore, Proxy
 from tests.support.full_races import FullRaces, SlowRaces
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing
 from tests.support.servers import missing, serve
@@ -96,12 +96,22 @@ class TestServer(SlowRaces):
     kills = 2
 
     @pytest.fixture
-    def make_store(self, sqld: Server) -> MakeStore:
-        return partial(LibSQLStore, url(sqld), table=new_table(), timeout=20)
+    def table(self) -> str:
+        return new_table()
+
+    @pytest.fixture
+    def make_store(self, sqld: Server, table: str) -> MakeStore:
+        return partial(LibSQLStore, url(sqld), table=table, timeout=20)
 
     @pytest.fixture
     def outage(self, sqld: Server) -> Outage:
         return killing(sqld)
+
+    @pytest.fixture
+    def cutting(self, sqld: Server, table: str) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", sqld.port)) as proxy:
+            location = f"http://127.0.0.1:{proxy.port}"
+            yield partial(LibSQLStore, location, table=table, timeout=20), proxy
 
 
 def another(path: Path) -> AbstractContextManager[Any]:

@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions.colours import blocking, run
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore, Proxy
 from tests.support.full_races import FullRaces, SlowRaces
 from tests.support.outages import Outage, killing
 from tests.support.servers import missing, serve
@@ -78,14 +78,23 @@ class TestServer(SlowRaces):
     scan_records = 150
 
     @pytest.fixture
-    def make_store(self, server: Server) -> MakeStore:
+    def options(self) -> dict[str, Any]:
         table = f"t{uuid.uuid4().hex}"
-        login: dict[str, Any] = {"username": "root", "password": PASSWORD}
-        return partial(SurrealDBStore, url(server), table=table, timeout=20, **login)
+        return {"table": table, "timeout": 20, "username": "root", "password": PASSWORD}
+
+    @pytest.fixture
+    def make_store(self, server: Server, options: dict[str, Any]) -> MakeStore:
+        return partial(SurrealDBStore, url(server), **options)
 
     @pytest.fixture
     def outage(self, server: Server) -> Outage:
         return killing(server)
+
+    @pytest.fixture
+    def cutting(self, server: Server, options: dict[str, Any]) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", server.port)) as proxy:
+            location = f"http://127.0.0.1:{proxy.port}"
+            yield partial(SurrealDBStore, location, **options), proxy
 
 
 def hold(location: str, ready: Any, done: Any) -> None:

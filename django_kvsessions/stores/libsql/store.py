@@ -95,7 +95,8 @@ class LibSQLStore(PagedStore):
 
     async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
         values = key, *to_values(record), time_value(now())
-        answer = await self._execute(call, "create", *values)
+        # Twice, it could bring back what another has ended since the first time.
+        answer = await self._execute(call, "create", *values, again=False)
         return await self._was_done(call, key, record, answer)
 
     async def _replace(
@@ -103,7 +104,6 @@ class LibSQLStore(PagedStore):
     ) -> bool:
         values = *to_values(record), key, time_value(now())
         if expected is None:
-            # Twice, it would be over what another has written since the first time.
             answer = await self._execute(call, "replace", *values, again=False)
         else:
             answer = await self._execute(call, "swap", *values, revision_value(expected))
@@ -128,9 +128,8 @@ class LibSQLStore(PagedStore):
         return True
 
     async def _delete(self, call: Colour, key: bytes) -> bool:
-        answer = await self._execute(call, "delete", key, time_value(now()))
-        if answer.was_lost and not answer.changed:
-            # It may have been there the first time.
+        answer = await self._execute(call, "delete", key, time_value(now()), again=False)
+        if answer.was_lost:
             raise unknown_outcome()
         return answer.changed > 0
 
@@ -167,7 +166,7 @@ class LibSQLStore(PagedStore):
     async def _execute(self, call: Colour, name: str, *values: Value, again: bool = True) -> Answer:
         """The answer to a statement, which waits for locks and is sent once more where one is lost.
 
-        Where it may not be carried out ``again``, what is lost is as good as nothing done.
+        One that may not be carried out ``again`` is not; it then seems to have done nothing.
         """
         waited, step = 0.0, 0.0005
         was_lost = was_tried = False

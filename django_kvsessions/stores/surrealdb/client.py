@@ -75,7 +75,7 @@ class Connection:
     ) -> Answer:
         """The answer to one statement, which is sent once more where an answer is lost.
 
-        Where it may not be carried out ``again``, what is lost is as good as nothing done.
+        One that may not be carried out ``again`` is not; it then seems to have done nothing.
         """
         was_lost = was_tried = False
         for attempt in range(_ATTEMPTS):

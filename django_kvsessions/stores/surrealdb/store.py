@@ -88,23 +88,21 @@ class SurrealDBStore(PagedStore):
 
     async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
         values = {"id": self._id(key), "content": _content(record)}
-        was_lost = False
+        # An expired record counts as absent.
+        puts = (
+            "CREATE $id CONTENT $content RETURN id",
+            "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires",
+        )
         for _ in range(_ATTEMPTS):
-            made, lost = await self._ask(call, "CREATE $id CONTENT $content RETURN id", **values)
-            was_lost = was_lost or lost
-            if made:
-                return True
-            # It may be one that has expired, which counts as absent.
-            taken, lost = await self._ask(
-                call,
-                "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires",
-                **values,
-            )
-            was_lost = was_lost or lost
-            if taken or await self._load(call, key) is not None:
-                return await self._was_put(
-                    call, key, record, changed=bool(taken), repeated=was_lost
-                )
+            for sql in puts:
+                # Twice, it could bring back what another has ended since the first time.
+                put, was_lost = await self._ask(call, sql, again=False, **values)
+                if put or was_lost:
+                    return await self._was_put(
+                        call, key, record, changed=bool(put), repeated=was_lost
+                    )
+            if await self._load(call, key) is not None:
+                return False
             # A clean-up has removed it in between.
         raise StoreUnavailable(f"A record in {self._table} keeps coming and going.")
 
@@ -143,10 +141,10 @@ class SurrealDBStore(PagedStore):
         rows, was_lost = await self._ask(
             call,
             "DELETE $id WHERE expires > $now RETURN VALUE $before.expires",
+            again=False,
             id=self._id(key),
         )
-        if was_lost and not rows:
-            # It may have been there the first time.
+        if was_lost:
             raise unknown_outcome()
         return bool(rows)
 
