@@ -314,16 +314,15 @@ class TestClearsessions:
 class TestEnd:
     """The interpreter ends while the engine hands over an answer, and goes on for a while."""
 
-    # The engine's threads are slow to come back from telling the event loop, and so is the
-    # interpreter's end, when it flushes what is printed for the last time.
+    # The engine's threads are slow to come back from telling the event loop, and the
+    # interpreter's end is slower: it flushes what is printed.
     SLOWLY = """
         import asyncio.selector_events, threading
         tell = asyncio.selector_events.BaseSelectorEventLoop._write_to_self
         class Output:
-            closed, flushed = False, 0
-            def flush(self, sleep=time.sleep):
-                self.flushed += 1
-                if self.flushed > 1:
+            closed = False
+            def flush(self, is_finalizing=sys.is_finalizing, sleep=time.sleep):
+                if is_finalizing():
                     sleep(1)
         def tell_slowly(loop):
             tell(loop)
