@@ -25,6 +25,8 @@ from django_kvsessions.colours import blocking, run
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
 from django_kvsessions.testing import Cutting, MakeStore, Proxy
+from django_kvsessions.testing.basics import Basics
+from django_kvsessions.testing.lost_answers import CutAnswers
 from tests.support.full_races import FullRaces, SlowRaces
 from tests.support.outages import Outage, killing
 from tests.support.servers import missing, serve
@@ -73,6 +75,11 @@ def server() -> Iterator[Server]:
     yield from serve(surrealdb_server)
 
 
+@pytest.fixture(scope="module")
+def websocket_server() -> Iterator[Server]:
+    yield from serve(partial(surrealdb_server, websocket=True))
+
+
 # The driver's, when it sends the largest records over HTTP.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.servers
@@ -100,6 +107,27 @@ class TestServer(SlowRaces):
         with Proxy(("127.0.0.1", server.port)) as proxy:
             location = f"http://127.0.0.1:{proxy.port}"
             yield partial(SurrealDBStore, location, **anonymous), proxy
+
+
+@pytest.mark.servers
+class TestWebSocket(Basics, CutAnswers):
+    """What differs from HTTP: one connection for many questions, and how it ends."""
+
+    @pytest.fixture
+    def table(self) -> str:
+        return f"t{uuid.uuid4().hex}"
+
+    @pytest.fixture
+    def make_store(self, websocket_server: Server, table: str) -> MakeStore:
+        return partial(
+            SurrealDBStore, f"ws://127.0.0.1:{websocket_server.port}", table=table, timeout=20
+        )
+
+    @pytest.fixture
+    def cutting(self, websocket_server: Server, table: str) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", websocket_server.port)) as proxy:
+            location = f"ws://127.0.0.1:{proxy.port}"
+            yield partial(SurrealDBStore, location, table=table, timeout=20), proxy
 
 
 def assert_succeeds(source: str, *arguments: str) -> None:
