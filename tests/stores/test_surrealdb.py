@@ -258,6 +258,21 @@ class TestCleaning:
         wait_until_cleaned(store)
         store.close()
 
+    def test_who_was_refused_does_not_take_the_file_by_itself(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        location = f"surrealkv://{tmp_path}/sessions"
+        first, second = (SurrealDBStore(location, clean_interval=0.02) for _ in range(2))
+        first.setup()
+        with pytest.raises(StoreUnavailable, match="in use"):
+            second.load(KEY)
+        first.close()
+        time.sleep(0.3)
+        assert first.load(KEY) is None
+        assert caplog.text == ""
+        first.close()
+        second.close()
+
     def test_it_goes_on_after_an_error(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

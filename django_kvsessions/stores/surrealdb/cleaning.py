@@ -35,6 +35,9 @@ class Cleaning:
     async def run(self) -> None:
         self._task = asyncio.current_task()
         while not await self._is_over(self._interval):
+            # Only requests may take the file: another process may be meant to have it.
+            if not self._driver.is_open:
+                continue
             try:
                 await self._round()
             except (Refused, Lost, Locked) as error:

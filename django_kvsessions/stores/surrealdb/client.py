@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
-from weakref import WeakSet
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreUnavailable
@@ -155,6 +154,7 @@ class Connection:
         with self._lock:
             opened, self._opened = self._opened, None
             if opened is not None:
+                _connections.discard(self)
                 _end(opened, self._timeout)
 
     async def aclose(self) -> None:
@@ -180,7 +180,8 @@ async def _close(driver: Driver, cleaning: Cleaning | None) -> None:
     await driver.close()
 
 
-_connections: WeakSet[Connection] = WeakSet()
+# Also those whose store is gone.
+_connections: set[Connection] = set()
 _ending = threading.Event()
 
 

@@ -57,6 +57,10 @@ class Driver:
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        return self._driver is not None
+
     async def query(self, sql: str, values: dict[str, Any]) -> Any:
         """The result of one statement; ``Refused``, ``Lost`` or ``Locked``."""
         return await self._within(self._query(sql, values))
