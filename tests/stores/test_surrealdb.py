@@ -33,6 +33,9 @@ from tests.support.servers import missing, serve
 from testservers import Server
 from testservers.surrealdb import PASSWORD, surrealdb_server
 
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
+
 KEY = b"k" * 32
 RECORD = Record(b"data", 4e9, 2**62, b"a" * 16)
 
