@@ -13,14 +13,14 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec
 from django_kvsessions.colours import Colour
 from django_kvsessions.merging import merge_sessions, take_over
-from django_kvsessions.saved import Found, Saved
+from django_kvsessions.saved import EXPIRY, Found, Saved
 from django_kvsessions.state import State
 from django_kvsessions.stores.base import StoreError, StoreUnavailable
 
@@ -69,6 +69,7 @@ class Updates(State):
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
         self._keep(saved)
+        self.cookie_is_due = True
         return True
 
     async def _update(self, call: Colour) -> None:
@@ -112,19 +113,22 @@ class Updates(State):
             await self._work(call, size, self._merge, former.payload, payload, found.data)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
-        if base == mine:
-            merged = theirs
-        else:
-            # As they come out of the store: JSON, for one, makes strings of keys.
+        merged = theirs
+        if base != mine:
             loads = self.serializer().loads
-            merged = merge_sessions(loads(base), loads(mine), theirs, self._starts)
+            merged = merge_sessions(
+                loads(base), self._session, theirs, self._starts, self._as_stored
+            )
         take_over(self._session, merged)
+
+    def _as_stored(self, data: dict[str, Any]) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.serializer().loads(self._dumps(data)))
 
     async def _mutate(self, call: Colour, function: Callable[[dict[str, Any]], T]) -> T:
         if self._is_notice:
             raise UpdateError
         if self.session_key is None:
-            data = self.serializer().loads(await self._serialized(call, self._session))
+            data = self._as_stored(self._session)
             result = plain(function(data))
             take_over(self._session, data)
             await self._create(call)
@@ -158,18 +162,20 @@ class Updates(State):
         if former is not None and mine == former.payload and not is_cleared:
             take_over(self._session, after)
             return
-        unsaved = loads(mine)
+        unsaved = dict(self._session)
         if former is not None and not is_cleared:
-            unsaved = merge_sessions(loads(former.payload), unsaved, loads(before), self._starts)
+            base = loads(former.payload)
+            unsaved = merge_sessions(base, unsaved, loads(before), self._starts, self._as_stored)
         # The mutation came last, so it counts where both changed the same.
-        take_over(self._session, merge_sessions(loads(before), after, unsaved, {}))
+        merged = merge_sessions(loads(before), after, unsaved, {}, self._as_stored)
+        take_over(self._session, merged)
 
     # Touching
 
     async def _touch_if_due(self, call: Colour) -> bool:
         """Whether the record is known to be there, with nothing left to be done."""
         assert self._saved is not None
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
         if abs(expires - self._saved.expires) < self._touch_interval():
             return False
         try:
@@ -185,13 +191,13 @@ class Updates(State):
         assert saved is not None
         touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
         if touched:
-            self._saved, self.refreshed = saved._replace(expires=expires), True
+            self._saved, self.cookie_is_due = saved._replace(expires=expires), True
         return touched
 
     async def _slide(self, call: Colour) -> bool:
         if self.session_key is None or self._saved is None:
             return False
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
         if abs(expires - self._saved.expires) < self._touch_interval():
             return False
         return await self._touch(call, expires)
