@@ -135,6 +135,16 @@ def test_what_nobody_uses_any_more_is_forgotten() -> None:
     assert said(code) == ["0"]
 
 
+def test_the_end_of_the_interpreter_is_quiet() -> None:
+    code = """
+        os.dup2(1, 2)
+        thing = Traced("thing")
+        forks.hold(thing)
+        forks.renew(thing.renew)
+    """
+    assert said(code) == []
+
+
 def test_threads_that_fork_at_once_and_note_locks_do_not_stop_one_another() -> None:
     code = """
         outer = threading.RLock()

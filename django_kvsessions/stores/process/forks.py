@@ -15,9 +15,9 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Protocol
-from weakref import WeakKeyDictionary, WeakMethod
+from types import MethodType, TracebackType
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 __all__ = ["Lock", "hold", "keep_inherited", "renew"]
 
@@ -37,7 +37,7 @@ class Lock(Protocol):
 
 # In the order in which they came, which is the one in which they are taken.
 _locks: WeakKeyDictionary[Lock, None] = WeakKeyDictionary()
-_renewals: dict[WeakMethod[Callable[[], None]], None] = {}
+_renewals: WeakKeyDictionary[object, Callable[[Any], None]] = WeakKeyDictionary()
 
 # Held over a fork too, as the last one: noting a lock may happen under any other.
 _noting = threading.RLock()
@@ -55,8 +55,13 @@ def hold(lock: Lock) -> None:
 
 
 def renew(method: Callable[[], None]) -> None:
-    """Call the bound method in each forked child, when the locks are free again."""
-    _renewals[WeakMethod(method, _forget)] = None
+    """Call the bound method in each forked child, when the locks are free again.
+
+    One of each object.
+    """
+    assert isinstance(method, MethodType)
+    with _noting:
+        _renewals[method.__self__] = method.__func__
 
 
 def keep_inherited(thing: object) -> None:
@@ -66,10 +71,6 @@ def keep_inherited(thing: object) -> None:
     """
     # A list would not do: the end of the interpreter empties every module.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-
-
-def _forget(method: WeakMethod[Callable[[], None]]) -> None:
-    _renewals.pop(method, None)
 
 
 def _before() -> None:
@@ -97,9 +98,8 @@ def _after() -> None:
 def _after_in_child() -> None:
     # A stack calls the rest of them too where one fails.
     with ExitStack() as stack:
-        for method in reversed(list(_renewals)):
-            if (renewal := method()) is not None:
-                stack.callback(renewal)
+        for thing, renewal in reversed(list(_renewals.items())):
+            stack.callback(renewal, thing)
         _after()
 
 
