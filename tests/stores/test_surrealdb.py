@@ -85,7 +85,6 @@ def websocket_server() -> Iterator[Server]:
 
 # The driver's, when it sends the largest records over HTTP.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-@pytest.mark.servers
 class TestServer(SlowRaces):
     expiry_resolution = 0
     scan_records = 150
@@ -112,7 +111,6 @@ class TestServer(SlowRaces):
             yield partial(SurrealDBStore, location, **anonymous), proxy
 
 
-@pytest.mark.servers
 class TestWebSocket(Basics, CutAnswers):
     """What differs from HTTP: one connection for many questions, and how it ends."""
 
@@ -405,7 +403,6 @@ class TestEnd:
         assert_succeeds(source, f"surrealkv://{tmp_path}/sessions")
 
 
-@pytest.mark.servers
 class TestFaultsOfServers:
     def test_a_paused_server_is_unavailable_within_the_timeout(self, server: Server) -> None:
         store = SurrealDBStore(url(server), timeout=0.5)
