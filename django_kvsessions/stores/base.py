@@ -162,6 +162,11 @@ class Store(ABC):
         records by itself yields nothing.
         """
 
+    def cleaned_elsewhere(self) -> str | None:
+        """Who removes what expires, where this process cannot and ``delete_expired`` yields
+        nothing: a sentence for the log of ``clearsessions``. ``None`` where it can."""
+        return None
+
     @abstractmethod
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         """Every live record once, in no order and in bounded memory.

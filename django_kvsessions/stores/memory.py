@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import TypeVar
-from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreStats, now
 from django_kvsessions.stores.options import whole_number
+from django_kvsessions.stores.process import forks
 
 __all__ = ["MemoryStore"]
 
@@ -61,8 +60,7 @@ class MemoryStore(Store):
         self._hits = 0
         self._misses = 0
         self._lock = threading.Lock()
-        with _all_lock:
-            _all.add(self)
+        forks.hold(self._lock)
 
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
@@ -227,31 +225,3 @@ def _remove_from(index: dict[T, dict[bytes, None]], value: T, key: bytes) -> Non
     del keys[key]
     if not keys:
         del index[value]
-
-
-# A fork copies a lock as it is, and what it guards as it happens to be at that
-# moment. So the process forks while none of them is held by another thread.
-
-_all: WeakSet[MemoryStore] = WeakSet()
-_all_lock = threading.Lock()
-_held: list[MemoryStore] = []
-
-
-def _before_fork() -> None:
-    _all_lock.acquire()
-    _held[:] = _all
-    for store in _held:
-        store._lock.acquire()
-
-
-def _after_fork() -> None:
-    """In the parent and in the child."""
-    while _held:
-        _held.pop()._lock.release()
-    _all_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )

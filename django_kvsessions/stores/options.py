@@ -6,13 +6,14 @@ the option, what it takes and what it was given.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from math import inf, isfinite
 from typing import NoReturn, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-__all__ = ["boolean", "choice", "refuse", "seconds", "text", "whole_number"]
+__all__ = ["boolean", "choice", "folder", "refuse", "seconds", "text", "whole_number"]
 
 T = TypeVar("T")
 
@@ -64,3 +65,10 @@ def text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         refuse(name, "a text", value)
     return value
+
+
+def folder(location: object) -> str:
+    """LOCATION, where it has to name a folder."""
+    if not isinstance(location, (str, os.PathLike)) or not location:
+        raise ImproperlyConfigured(f"LOCATION must name a folder, not {location!r}.")
+    return os.fspath(location)

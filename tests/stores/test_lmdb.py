@@ -314,10 +314,7 @@ class TestForks:
         code = """
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
-            store = LMDBStore(sys.argv[1], durability="process")
-            store.create(key(1), record())
             # A thread that is interrupted where it holds the lock, as any may be.
-            environment = store._folder.environment
             class Slow:
                 def __init__(self, lock): self.lock = lock
                 def release(self): self.lock.release()
@@ -327,8 +324,11 @@ class TestForks:
                     return taken
                 def __enter__(self): self.acquire()
                 def __exit__(self, *exception): self.release()
-            environment._counting = Slow(environment._counting)
-            environment._readers_changed = threading.Condition(environment._counting)
+            threads, quick = [], threading.Lock
+            threading.Lock = lambda: Slow(quick())
+            store = LMDBStore(sys.argv[1], durability="process")
+            store.create(key(1), record())
+            threading.Lock = quick
             stop = threading.Event()
             def read():
                 while not stop.is_set():
@@ -746,9 +746,10 @@ class TestSettings:
         ("options", "named"),
         [
             ({"durability": "interval"}, r"durability.*'safe', 'full', 'process'"),
-            ({"durability": None}, "durability"),
-            ({"map_size": 1000}, "map_size"),
-            ({"map_size": "1 GiB"}, "map_size"),
+            ({"durability": None}, r"'durability'\] must be one of"),
+            ({"durability": ["safe"]}, "durability"),
+            ({"map_size": 1000}, r"'map_size'\] must be a whole number from 65536 to"),
+            ({"map_size": "1 GiB"}, "map_size.*'1 GiB'"),
             ({"map_size": 2 * MIB, "max_map_size": MIB}, "max_map_size"),
             ({"max_readers": 0}, "max_readers"),
             ({"max_readers": True}, "max_readers"),
@@ -763,7 +764,7 @@ class TestSettings:
             open_store(**options)
         assert not folder.exists()
 
-    @pytest.mark.parametrize("location", [None, "", 7])
+    @pytest.mark.parametrize("location", [None, "", 7, b"/tmp"])
     def test_a_location_is_needed(self, location: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match="LOCATION"):
             LMDBStore(location)

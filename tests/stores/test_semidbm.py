@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -16,8 +18,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,8 @@ import semidbm
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
-from django_kvsessions.stores.semidbm import SemidbmStore
-from django_kvsessions.stores.semidbm.store import (
+from django_kvsessions.stores.semidbm import (
+    SemidbmStore,
     compaction,
     generation,
     journal,
@@ -672,6 +675,46 @@ def test_a_lock_file_that_was_removed_locks_nobody_out_and_nobody_in(
     other.close()
 
 
+@contextmanager
+def failing(module: Any, name: str, nth: int, number: int) -> Iterator[list[int]]:
+    """The nth call of a function of the system fails; yields how many calls there were."""
+    function, calls = getattr(module, name), [0]
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth:
+            raise OSError(number, os.strerror(number))
+        return function(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, call)
+        yield calls
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["flock", "open", "fstat", "stat", "close", "chown", "lseek"])
+@pytest.mark.parametrize("used_before", [False, True], ids=["first-use", "later"])
+def test_a_call_of_the_system_that_fails_once_locks_nobody_out(
+    call: str, number: int, used_before: bool, tmp_path: Path
+) -> None:
+    module, name = (fcntl, "flock") if call == "flock" else (os, call)
+    for nth in count(1):
+        folder = tmp_path / str(nth)
+        store = SemidbmStore(folder, durability="process", lock_timeout=0.2)
+        acknowledged = {key(0)} if used_before and store.create(key(0), record(0)) else set()
+        with failing(module, name, nth, number) as calls, suppress(StoreUnavailable):
+            if store.create(key(1), record(1)):
+                acknowledged.add(key(1))
+        assert store.create(key(2), record(2))
+        other = SemidbmStore(folder, durability="process", lock_timeout=0.2)
+        assert other.create(key(3), record(3))
+        assert acknowledged | {key(2), key(3)} <= set(held(folder))
+        store.close()
+        other.close()
+        if calls[0] < nth:
+            return
+
+
 def test_a_forked_child_writes_beside_its_parent(folder: Path) -> None:
     # In a process of its own: this one has threads.
     code = f"""
@@ -808,12 +851,19 @@ def test_a_disk_that_cannot_sync_is_an_outage(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"durability": "most"}, "durability"),
+        ({"durability": "most"}, r"'durability'\] must be one of 'process', 'interval', 'full'"),
+        ({"durability": None}, "durability.*not None"),
+        ({"durability": ["full"]}, "durability"),
+        ({"lock_timeout": "10"}, r"'lock_timeout'\] must be a number of seconds.*not '10'"),
+        ({"lock_timeout": None}, "lock_timeout"),
+        ({"lock_timeout": True}, "lock_timeout"),
         ({"lock_timeout": 0}, "lock_timeout"),
         ({"lock_timeout": -1}, "lock_timeout"),
         ({"lock_timeout": float("nan")}, "lock_timeout"),
+        ({"lock_timeout": 1e300}, "lock_timeout.*up to 86400"),
         ({"max_record_size": 0}, "max_record_size"),
-        ({"max_record_size": 2**24}, "max_record_size"),
+        ({"max_record_size": "1000"}, "max_record_size"),
+        ({"max_record_size": 2**24}, "max_record_size.*to 16777"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], named: str, folder: Path) -> None:
@@ -822,9 +872,10 @@ def test_a_wrong_option_is_named(options: dict[str, Any], named: str, folder: Pa
     assert not folder.exists()
 
 
-def test_a_location_is_required() -> None:
+@pytest.mark.parametrize("location", [None, "", 7, b"/tmp"])
+def test_a_location_is_required(location: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="LOCATION"):
-        SemidbmStore("")
+        SemidbmStore(location)
 
 
 def test_a_location_that_is_a_file_is_named(folder: Path) -> None:

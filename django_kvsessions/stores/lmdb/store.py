@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,9 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
+from django_kvsessions.stores import options
 from django_kvsessions.stores.base import (
+    KEY_SIZE,
     OWNER_SIZE,
     Record,
     Store,
@@ -19,23 +20,14 @@ from django_kvsessions.stores.base import (
     StoreStats,
     now,
 )
-from django_kvsessions.stores.lmdb.environment import (
-    DURABILITY,
-    Databases,
-    Options,
-    check_contents,
-    shared_folder,
-)
+from django_kvsessions.stores.lmdb import table
+from django_kvsessions.stores.lmdb.client import DURABILITY, Options, check_contents
+from django_kvsessions.stores.lmdb.folder import shared_folder
 
 if TYPE_CHECKING:
-    from django_kvsessions.stores.lmdb.environment import Transaction
+    from django_kvsessions.stores.lmdb.table import Databases, Transaction
 
 __all__ = ["LMDBStore"]
-
-_EXPIRY = struct.Struct(">d")
-_HEADER = struct.Struct(">dQB")
-#: The most bytes that LMDB keeps in one value, less the header.
-LARGEST_RECORD = 2**32 - 1 - _HEADER.size - OWNER_SIZE
 
 # What one read transaction takes at most: a long one keeps LMDB from reusing
 # freed pages, and the file grows.
@@ -71,6 +63,8 @@ class LMDBStore(Store):
         """``durability``: "safe" syncs the data at each commit, so that a power cut never
         corrupts and loses at most the last write; "full" loses nothing; "process" does not
         sync: nothing is lost with a killed process, but a power cut can corrupt the file.
+        There is nothing between: LMDB reuses pages that the last sync still needs, so to sync
+        once a second would corrupt too. SemidbmStore loses a second and waits for no disk.
 
         ``map_size``: bytes that the file may take at first; it doubles when it is full, up
         to ``max_map_size``. ``max_readers``: how many threads of all processes together may
@@ -83,18 +77,13 @@ class LMDBStore(Store):
             raise ImproperlyConfigured(
                 "LMDBStore needs the package lmdb: pip install django-kvsessions[lmdb]"
             ) from error
-        if not location or not isinstance(location, (str, os.PathLike)):
-            raise ImproperlyConfigured(f"LOCATION must name a folder, not {location!r}.")
-        if durability not in DURABILITY:
-            raise ImproperlyConfigured(
-                f"OPTIONS['durability'] is {durability!r}; it may be "
-                f"{', '.join(repr(name) for name in DURABILITY)}."
-            )
-        _check_number("max_record_size", max_record_size, 1, LARGEST_RECORD)
-        _check_number("max_readers", max_readers, 1, 2**20)
-        _check_number("map_size", map_size, 2**16, 2**47)
-        _check_number("max_map_size", max_map_size, map_size, 2**47)
-        path = os.path.realpath(location)
+        path = os.path.realpath(options.folder(location))
+        options.choice("durability", durability, DURABILITY)
+        largest = table.LARGEST_RECORD
+        options.whole_number("max_record_size", max_record_size, at_least=1, at_most=largest)
+        options.whole_number("max_readers", max_readers, at_least=1, at_most=2**20)
+        options.whole_number("map_size", map_size, at_least=2**16, at_most=2**47)
+        options.whole_number("max_map_size", max_map_size, at_least=map_size, at_most=2**47)
         check_contents(path)
         self.durability = durability
         self.is_nonblocking = durability == "process"
@@ -104,17 +93,17 @@ class LMDBStore(Store):
 
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
-        record = self._folder.environment.read(_load, key)
+        record = self._folder.environment.read(table.load, key)
         return record if record is not None and record.expires > now() else None
 
     def create(self, key: bytes, record: Record) -> bool:
         self.check_record(key, record)
 
         def create(txn: Transaction, dbs: Databases) -> bool:
-            current = _load(txn, dbs, key)
+            current = table.load(txn, dbs, key)
             if current is not None and current.expires > now():
                 return False
-            _put(txn, dbs, key, current, record)
+            table.put(txn, dbs, key, current, record)
             return True
 
         return self._folder.environment.write(create)
@@ -123,12 +112,12 @@ class LMDBStore(Store):
         self.check_record(key, record)
 
         def replace(txn: Transaction, dbs: Databases) -> bool:
-            current = _load(txn, dbs, key)
+            current = table.load(txn, dbs, key)
             if current is None or current.expires <= now():
                 return False
             if expected is not None and current.revision != expected:
                 return False
-            _put(txn, dbs, key, current, record)
+            table.put(txn, dbs, key, current, record)
             return True
 
         return self._folder.environment.write(replace)
@@ -137,14 +126,14 @@ class LMDBStore(Store):
         self.check_touch(key, expires)
 
         def touch(txn: Transaction, dbs: Databases) -> bool:
-            current = _load(txn, dbs, key)
+            current = table.load(txn, dbs, key)
             if current is None or current.expires <= now():
                 return False
             if expected not in (None, current.revision):
                 return False
             # LMDB writes whole pages in any case: keeping the expiry apart from the
             # data would make every load look in two places, and save nothing here.
-            _put(txn, dbs, key, current, current._replace(expires=expires))
+            table.put(txn, dbs, key, current, current._replace(expires=expires))
             return True
 
         return self._folder.environment.write(touch)
@@ -153,13 +142,10 @@ class LMDBStore(Store):
         self.check_key(key)
 
         def delete(txn: Transaction, dbs: Databases) -> bool:
-            current = _load(txn, dbs, key)
+            current = table.load(txn, dbs, key)
             if current is None:
                 return False
-            txn.delete(key, db=dbs.records)
-            txn.delete(_expiry_key(current.expires, key), db=dbs.expiry)
-            if current.owner:
-                txn.delete(current.owner + key, db=dbs.owners)
+            table.remove(txn, dbs, key, current)
             return current.expires > now()
 
         return self._folder.environment.write(delete)
@@ -168,14 +154,14 @@ class LMDBStore(Store):
         """As the contract says; also gives back what killed readers held."""
 
         def delete_some(txn: Transaction, dbs: Databases) -> int:
-            last = _last_expired()
+            last = table.last_expired()
             keys: list[bytes] = []
             owned: list[bytes] = []
             with txn.cursor(dbs.expiry) as index:
                 while len(keys) < at_once and index.first() and index.key() <= last:
                     # The index has the owner too, so that no record is read.
                     entry, owner = index.item()
-                    key = entry[_EXPIRY.size :]
+                    key = entry[-KEY_SIZE:]
                     keys.append(key)
                     if owner:
                         owned.append(owner + key)
@@ -201,7 +187,7 @@ class LMDBStore(Store):
                 more = cursor.set_range(start)
                 while more and len(found) < _READ_RECORDS and size < _READ_BYTES:
                     key, value = cursor.item()
-                    found.append((key, _unpack(value)))
+                    found.append((key, table.unpack(value)))
                     size += len(value)
                     more = cursor.next()
             return found
@@ -220,7 +206,7 @@ class LMDBStore(Store):
                     key = index.key()[OWNER_SIZE:]
                     if not index.key().startswith(owner):
                         break
-                    record = _load(txn, dbs, key)
+                    record = table.load(txn, dbs, key)
                     if record is None:
                         raise StoreCorrupted("LMDB's index of owners names a record that is gone.")
                     found.append((key, record))
@@ -261,7 +247,7 @@ class LMDBStore(Store):
 
         environment = self._folder.environment
         entries = environment.read(lambda txn, dbs: txn.stat(dbs.records)["entries"])
-        last, expired = _last_expired(), 0
+        last, expired = table.last_expired(), 0
         count, start = environment.read(count_some, b"\0")
         while count:
             expired += count
@@ -288,54 +274,3 @@ class LMDBStore(Store):
                 id="kvsessions.W110",
             )
         ]
-
-
-def _check_number(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ImproperlyConfigured(
-            f"OPTIONS[{name!r}] must be a whole number from {least} to {most}, not {value!r}."
-        )
-
-
-# A record is its expiry, its revision, the size of the owner, the owner and the
-# data. The index of expiries has expiry and key as its key, so that LMDB sorts
-# by it, and the owner as its value; the index of owners has owner and key.
-
-
-def _load(txn: Transaction, dbs: Databases, key: bytes) -> Record | None:
-    value = txn.get(key, db=dbs.records)
-    return None if value is None else _unpack(value)
-
-
-def _unpack(value: bytes) -> Record:
-    try:
-        expires, revision, owner_size = _HEADER.unpack_from(value)
-    except struct.error as error:
-        raise StoreCorrupted(f"An LMDB record of {len(value)} bytes has no header.") from error
-    data = _HEADER.size + owner_size
-    return Record(value[data:], expires, revision, value[_HEADER.size : data])
-
-
-def _put(
-    txn: Transaction, dbs: Databases, key: bytes, current: Record | None, record: Record
-) -> None:
-    """Write a record and its index entries in the place of the current one."""
-    data, expires, revision, owner = record
-    if current is not None and current.expires != expires:
-        txn.delete(_expiry_key(current.expires, key), db=dbs.expiry)
-    if current is not None and current.owner and current.owner != owner:
-        txn.delete(current.owner + key, db=dbs.owners)
-    txn.put(key, _HEADER.pack(expires, revision, len(owner)) + owner + data, db=dbs.records)
-    txn.put(_expiry_key(expires, key), owner, db=dbs.expiry)
-    if owner:
-        txn.put(owner + key, b"", db=dbs.owners)
-
-
-def _expiry_key(expires: float, key: bytes) -> bytes:
-    # Big-endian floats sort as their numbers do, except below zero.
-    return _EXPIRY.pack(max(expires, 0.0)) + key
-
-
-def _last_expired() -> bytes:
-    """Not before any entry that has expired now, and before all others."""
-    return _expiry_key(now(), b"\xff" * 33)

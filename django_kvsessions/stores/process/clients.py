@@ -8,10 +8,9 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-__all__ = ["Clients"]
+from django_kvsessions.stores.process import forks
 
-# Collecting what a child has inherited would say goodbye in its parent's name.
-_inherited: list[Any] = []
+__all__ = ["Clients"]
 
 
 class Clients:
@@ -31,7 +30,7 @@ class Clients:
 
     def _check_fork(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append((self._client, self._loops))
+            forks.keep_inherited((self._client, self._loops))
             self._begin()
 
     def get(self) -> Any:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import count
 
 try:
@@ -14,8 +15,15 @@ try:
 except ImportError:  # Windows has no flock; a store that needs it says so.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FairLock", "FileLock", "LockTimeout", "fcntl", "make_folder", "open_private"]
-
+__all__ = [
+    "FairLock",
+    "FileLock",
+    "LockTimeout",
+    "fcntl",
+    "make_folder",
+    "open_private",
+    "sync_folder",
+]
 
 #: How often to ask without a pause, about two microseconds each.
 SPINS = 20
@@ -45,8 +53,21 @@ def open_private(path: str, flags: int) -> int:
         return os.open(path, flags)
     except FileNotFoundError:
         descriptor = os.open(path, flags | os.O_CREAT, 0o600)
-        _give_to_owner_of(os.path.dirname(path), path)
+        try:
+            _give_to_owner_of(os.path.dirname(path), path)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
+
+
+def sync_folder(path: str) -> None:
+    """Return when the names of what is in the folder are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _give_to_owner_of(folder: str, path: str) -> None:
@@ -110,7 +131,20 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, timeout: float) -> None:
-        """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``."""
+        """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``.
+
+        What else is raised leaves it free.
+        """
+        try:
+            self._acquire(timeout)
+        except LockTimeout:
+            raise
+        except BaseException:
+            # The lock may be taken already.
+            self.close()
+            raise
+
+    def _acquire(self, timeout: float) -> None:
         deadline = None
         pause = 0.00005
         for attempt in count():
@@ -140,14 +174,20 @@ class FileLock:
                 self.close()
 
     def release(self) -> None:
+        """Let the next one have it; raises nothing, since what it guarded is done."""
         if self._descriptor is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            except OSError:
+                self.close()
 
     def close(self) -> None:
         """Let go of the file, without unlocking what a parent process may hold."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            # It is closed, whatever close says.
+            with suppress(OSError):
+                os.close(descriptor)
 
     def _open(self) -> None:
         make_folder(os.path.dirname(self.path))

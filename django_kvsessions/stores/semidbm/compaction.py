@@ -12,7 +12,7 @@ import os
 import threading
 import time
 
-from django_kvsessions.stores.process.locks import FileLock, LockTimeout
+from django_kvsessions.stores.process.locks import FileLock, LockTimeout, sync_folder
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import (
     PLACE_MASK,
@@ -23,6 +23,7 @@ from django_kvsessions.stores.semidbm.generation import (
 )
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
+from django_kvsessions.stores.semidbm.recovery import set_aside
 from django_kvsessions.stores.semidbm.succession import Succession, write_succession
 
 __all__ = ["Compaction"]
@@ -122,7 +123,7 @@ class Compaction:
             )
             generation.log.append(REPLACED)
             os.rename(path, journal.data_path)
-            journal.sync_folder()
+            sync_folder(journal.path)
         finally:
             journal.end()
 
@@ -144,7 +145,7 @@ class Compaction:
                         time.sleep(0.0005)  # the other threads' turn
             if position < stop:
                 found = logfile.find_record(log, position + 1, stop) or stop
-                self._journal.set_aside(log, position, found)
+                set_aside(log, position, found, self._journal.path)
                 position = found
         new.append(bytes(buffer))
 

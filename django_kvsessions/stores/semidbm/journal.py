@@ -17,10 +17,11 @@ from contextvars import ContextVar
 from typing import Any
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
-from django_kvsessions.stores.process.locks import FairLock, FileLock, LockTimeout, open_private
+from django_kvsessions.stores.process import forks, locks
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable
 from django_kvsessions.stores.semidbm.log import LogFile
+from django_kvsessions.stores.semidbm.recovery import repair
 from django_kvsessions.stores.semidbm.succession import move, succeed
 
 __all__ = ["Busy", "Journal", "no_waiting"]
@@ -48,14 +49,16 @@ class Journal:
         self.lock_timeout = lock_timeout
         #: What is known of the log; ``None`` before the first use.
         self.generation: Generation | None = None
-        self._file_lock = FileLock(os.path.join(path, "lock"))
+        self._file_lock = locks.FileLock(os.path.join(path, "lock"))
+        # Taken after the writer's lock. Appending and parsing hold the state, so that
+        # no thread parses what another is appending.
+        self.state = threading.Lock()
+        # A child must not inherit an index that a thread was just changing.
+        forks.hold(self.state)
         self._make_locks()
 
     def _make_locks(self) -> None:
-        # In this order: writing, then state. Appending and parsing hold the
-        # state, so that no thread parses what another is appending.
-        self._writing = FairLock()
-        self.state = threading.Lock()
+        self._writing = locks.FairLock()
         self._next_look = 0.0
         self._mover: threading.Thread | None = None
 
@@ -209,7 +212,7 @@ class Journal:
             raise self._locked_out("a thread of this process")
         try:
             self._file_lock.acquire(timeout)
-        except LockTimeout:
+        except locks.LockTimeout:
             self._writing.release()
             raise self._locked_out("another process") from None
         except BaseException:
@@ -223,15 +226,17 @@ class Journal:
                 if generation is None or not self._keeps_up(generation):
                     generation = self._follow() or self._create_log()
                     if generation.log.size() > generation.end:
-                        self._repair(generation)
+                        repair(generation, self.path)
             return generation
         except BaseException:
             self.end()
             raise
 
     def end(self) -> None:
-        self._file_lock.release()
-        self._writing.release()
+        try:
+            self._file_lock.release()
+        finally:
+            self._writing.release()
 
     def _locked_out(self, holder: str) -> Exception:
         if no_waiting.get():
@@ -242,21 +247,14 @@ class Journal:
         )
 
     def _create_log(self) -> Generation:
-        log = LogFile(open_private(self.data_path, os.O_RDWR | os.O_APPEND))
+        log = LogFile(locks.open_private(self.data_path, os.O_RDWR | os.O_APPEND))
         # A process may have died between making the file and writing its header.
         log.truncate(0)
         log.append(logfile.FILE_HEADER)
         log.sync()
-        self.sync_folder()
+        locks.sync_folder(self.path)
         self.generation = Generation(log)
         return self.generation
-
-    def sync_folder(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     # Under the writer's lock, which is to say between begin and end
 
@@ -294,40 +292,3 @@ class Journal:
                     del generation.index[key]
                 generation.end += len(data)
         return len(keys)
-
-    def _repair(self, generation: Generation) -> None:
-        """Deal with bytes that do not verify. With the state held too."""
-        log, size = generation.log, generation.log.size()
-        while generation.end < size:
-            found = logfile.find_record(log, generation.end + 1, size)
-            if found is None:
-                break
-            logger.error(
-                "%s is damaged from byte %d to %d; the records behind are kept.",
-                self.data_path,
-                generation.end,
-                found,
-            )
-            # An older record of the same key must not come back in its place.
-            generation.index.pop(logfile.damaged_key(log, generation.end), None)
-            generation.damaged = True
-            generation.end = found
-            generation.parse(size)
-        if generation.end < size:
-            self.set_aside(log, generation.end, size)
-            log.truncate(generation.end)
-
-    def set_aside(self, log: LogFile, start: int, stop: int) -> None:
-        """Copy bytes that do not verify to the quarantine file."""
-        path = os.path.join(self.path, "quarantine")
-        descriptor = open_private(path, os.O_WRONLY | os.O_APPEND)
-        with os.fdopen(descriptor, "wb") as file:
-            for position in range(start, stop, 1024 * 1024):
-                file.write(log.read(min(1024 * 1024, stop - position), position))
-        logger.warning(
-            "%d bytes at %d of %s do not verify, as after a crash; set aside in %s.",
-            stop - start,
-            start,
-            self.data_path,
-            path,
-        )

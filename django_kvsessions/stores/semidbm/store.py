@@ -19,15 +19,17 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable
+from django_kvsessions.stores import options
+from django_kvsessions.stores.base import Record, Store, StoreStats
+from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
+from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
 from django_kvsessions.stores.semidbm.succession import batches
@@ -35,25 +37,9 @@ from django_kvsessions.stores.semidbm.syncing import Syncer
 
 __all__ = ["SemidbmStore"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 DURABILITIES = ("process", "interval", "full")
-
-
-def reports_os_errors(
-    method: Callable[Concatenate[SemidbmStore, P], T],
-) -> Callable[Concatenate[SemidbmStore, P], T]:
-    """What the operating system refuses is an outage of the store."""
-
-    @wraps(method)
-    def reporting(self: SemidbmStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except OSError as error:
-            raise self._unavailable(error) from error
-
-    return reporting
 
 
 class SemidbmStore(Store):
@@ -86,25 +72,17 @@ class SemidbmStore(Store):
                 "SemidbmStore needs file locks, which this platform lacks: use another BACKEND, "
                 "such as django_kvsessions.stores.database.DatabaseStore."
             )
-        if not location:
-            raise ImproperlyConfigured("SemidbmStore needs a LOCATION: a folder for the sessions.")
-        if durability not in DURABILITIES:
-            raise ImproperlyConfigured(
-                f"The option 'durability' is one of {', '.join(DURABILITIES)}, not {durability!r}."
-            )
-        if not lock_timeout > 0:
-            raise ImproperlyConfigured("The option 'lock_timeout' is a number of seconds above 0.")
+        self.path = os.path.abspath(options.folder(location))
+        self.durability = options.choice("durability", durability, DURABILITIES)
+        # A wait of days would overflow the clocks that time it.
+        options.seconds("lock_timeout", lock_timeout, at_most=86_400)
         largest = logfile.MAX_VALUE_SIZE - logfile.VALUE_OVERHEAD
-        if not 0 < max_record_size <= largest:
-            raise ImproperlyConfigured(
-                f"The option 'max_record_size' is a number of bytes from 1 to {largest}."
-            )
-        self.path = os.path.abspath(location)
-        self.durability = durability
+        options.whole_number("max_record_size", max_record_size, at_least=1, at_most=largest)
         # With "full" a write waits for the disk.
         self.is_nonblocking = durability != "full"
         self._journal = Journal(self.path, lock_timeout)
         self._work_in_background()
+        forks.renew(self._after_fork)
         _instances.add(self)
 
     def _work_in_background(self) -> None:
@@ -121,7 +99,7 @@ class SemidbmStore(Store):
             return self._read_again(key)
         except OSError as error:
             # The decorator of the other methods would be felt here.
-            raise self._unavailable(error) from error
+            raise unavailable(self.path, error) from error
 
     @reports_os_errors
     def _read_again(self, key: bytes) -> Record | None:
@@ -257,9 +235,6 @@ class SemidbmStore(Store):
                 no_waiting.reset(token)
         return await self.call_in_thread(function, *args, **kwargs)
 
-    def _unavailable(self, error: OSError) -> StoreUnavailable:
-        return StoreUnavailable(f"The session store in {self.path}: {error}")
-
     @reports_os_errors
     def _current(self) -> Generation:
         return self._journal.current()
@@ -295,38 +270,14 @@ class SemidbmStore(Store):
         if generation.may_need_compaction:
             self._compaction.soon()
 
-    def _before_fork(self) -> None:
-        # The child must not inherit an index that a thread was just changing.
-        self._journal.state.acquire()
-
-    def _after_fork_in_parent(self) -> None:
-        self._journal.state.release()
-
-    def _after_fork_in_child(self) -> None:
+    def _after_fork(self) -> None:
+        """In the child."""
         self._journal.after_fork()
         self._compaction.close()
         self._work_in_background()
 
 
 _instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()
-
-_forking: list[SemidbmStore] = []
-
-
-def _before_fork() -> None:
-    _forking.extend(_instances)
-    for store in _forking:
-        store._before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_child()
 
 
 def _at_exit() -> None:
@@ -335,10 +286,4 @@ def _at_exit() -> None:
             store.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
 atexit.register(_at_exit)
