@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
-from django_kvsessions.stores.base import Record, now
+from django_kvsessions.stores.base import Provisional, Record, now
 
 __all__ = [
     "EXPIRY",
@@ -48,6 +48,13 @@ class Saved(NamedTuple):
     expiry: object
     #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
     is_stale: bool = False
+    #: Where it was stored in a transaction of the site's: that write, and what it was before.
+    provisional: Provisional | None = None
+    before: Saved | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.provisional is None or self.provisional.is_committed
 
 
 class Found(NamedTuple):
