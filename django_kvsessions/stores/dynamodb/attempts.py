@@ -1,0 +1,96 @@
+"""How often, and how long, DynamoDB is asked for one thing."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from botocore import exceptions
+
+__all__ = ["Attempts", "is_lost", "one_time_limit", "refuse_cut_answers"]
+
+THROTTLED = re.compile("Throttl|ThroughputExceeded|RequestLimitExceeded")
+# The connection could not be made, so nothing was asked.
+UNREACHED = (
+    exceptions.EndpointConnectionError,
+    exceptions.ConnectTimeoutError,
+    exceptions.ProxyConnectionError,
+)
+SLOW = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
+
+begun: ContextVar[float] = ContextVar("begun")
+
+
+@contextmanager
+def one_time_limit() -> Iterator[None]:
+    """One for all that is asked in here, from now on, the waiting for a thread included."""
+    token = begun.set(begun.get(time.monotonic()))
+    try:
+        yield
+    finally:
+        begun.reset(token)
+
+
+class Attempts:
+    """Up to ``number`` attempts, which end about ``timeout`` seconds after the beginning."""
+
+    def __init__(self, number: int, timeout: float) -> None:
+        self.left = number
+        self.made = 0
+        self.deadline = begun.get(time.monotonic()) + timeout
+        # Where half an attempt's time is left, one more is worth it.
+        self.least = timeout / number / 2
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("all threads of this process were waiting for other answers.")
+
+    def next(self, error: Exception) -> None:
+        """Wait for a moment, or raise ``error`` where another attempt is of no use or too late."""
+        self.made += 1
+        pause = 0 if isinstance(error, SLOW) else random.uniform(0.5, 1) * 0.05 * 2**self.made
+        if (
+            not (is_lost(error) or is_refused(error))
+            or self.made >= self.left
+            or time.monotonic() + pause + self.least > self.deadline
+        ):
+            raise error
+        time.sleep(pause)
+
+
+def is_refused(error: Exception) -> bool:
+    """Nothing was done, and the next attempt may well succeed."""
+    return isinstance(error, UNREACHED) or (
+        isinstance(error, exceptions.ClientError)
+        and bool(THROTTLED.search(error.response.get("Error", {}).get("Code", "")))
+    )
+
+
+def is_lost(error: Exception) -> bool:
+    """It may have been done: the answer did not come, or the service does not know itself."""
+    if isinstance(error, exceptions.ClientError):
+        metadata = error.response.get("ResponseMetadata", {})
+        return int(metadata.get("HTTPStatusCode", 500)) >= 500
+    return isinstance(error, exceptions.HTTPClientError) and not isinstance(error, UNREACHED)
+
+
+def refuse_cut_answers(client: Any) -> None:
+    """Let the client raise where the connection was lost within an answer.
+
+    To botocore that is an empty answer and a success. A whole one is always a JSON
+    object, and a part of one never is.
+    """
+    client.meta.events.register("after-call.dynamodb", check_whole)
+
+
+def check_whole(http_response: Any, **context: object) -> None:
+    try:
+        whole = isinstance(json.loads(http_response.content), dict)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise exceptions.ResponseStreamingError(error="it is not a whole answer of DynamoDB's.")
