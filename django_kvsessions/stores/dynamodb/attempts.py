@@ -52,7 +52,7 @@ class Attempts:
     def next(self, error: Exception) -> None:
         """Wait for a moment, or raise ``error`` where another attempt is of no use or too late."""
         self.made += 1
-        pause = 0 if isinstance(error, SLOW) else random.uniform(0.5, 1) * 0.05 * 2**self.made
+        pause = 0 if isinstance(error, SLOW) else random.uniform(0, 0.05 * 2 ** (self.made - 1))
         if (
             not (is_lost(error) or is_refused(error))
             or self.made >= self.left
