@@ -35,26 +35,32 @@ if TYPE_CHECKING:
     from django_kvsessions.testing.clocks import Clock, FrozenClock
     from django_kvsessions.testing.conformance import StoreConformance
     from django_kvsessions.testing.kit import Kit
+    from django_kvsessions.testing.lost_answers import Cutting
     from django_kvsessions.testing.processes import Processes
+    from django_kvsessions.testing.proxy import Proxy
     from django_kvsessions.testing.records import MakeStore
     from django_kvsessions.testing.workers import wait_until
 
 __all__ = [
     "Clock",
+    "Cutting",
     "FrozenClock",
     "Kit",
     "MakeStore",
     "Processes",
+    "Proxy",
     "StoreConformance",
     "wait_until",
 ]
 
 ROOMS = {
     "Clock": "clocks",
+    "Cutting": "lost_answers",
     "FrozenClock": "clocks",
     "Kit": "kit",
     "MakeStore": "records",
     "Processes": "processes",
+    "Proxy": "proxy",
     "StoreConformance": "conformance",
     "wait_until": "workers",
 }

@@ -8,6 +8,7 @@ from django_kvsessions.testing.asynchrony import AsyncMethods
 from django_kvsessions.testing.basics import Basics
 from django_kvsessions.testing.cleanup import CleanUp
 from django_kvsessions.testing.expiry import Expiry
+from django_kvsessions.testing.lost_answers import CutAnswers
 from django_kvsessions.testing.outages import Outages
 from django_kvsessions.testing.processes import Processes
 from django_kvsessions.testing.races import Races
@@ -18,7 +19,7 @@ __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    Basics, Values, Expiry, CleanUp, Scanning, AsyncMethods, Races, Outages, Processes
+    Basics, Values, Expiry, CleanUp, Scanning, AsyncMethods, Races, Outages, CutAnswers, Processes
 ):
     """Subclass this, name the class ``Test...`` and define the fixture ``make_store``.
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -59,6 +60,10 @@ class Kit:
     #: arguments, which returns a context manager: while it is entered, the
     #: backend behind the store fails (a server is stopped, a network is cut).
     outage: Any = None
+    #: Likewise with a fixture that gives two things: a callable without arguments
+    #: that opens the store through a ``proxy.Proxy``, and that proxy. What it opens
+    #: has the same data as what ``make_store`` opens. For a store with a server.
+    cutting: Any = None
 
     # How much the tests do.
 
@@ -84,6 +89,8 @@ class Kit:
     kill_threads = 2
     kill_keys = 15
     kills = 4
+    #: How many points, from the first byte of an answer to its last, it is cut at.
+    cut_points = 20
     #: Seconds after which something that waits has failed.
     patience = 60.0
 
@@ -97,7 +104,12 @@ class Kit:
     @pytest.fixture(params=["sync", "async"])
     def both(self, request: pytest.FixtureRequest, store: Store) -> Iterator[Store]:
         """The store through its sync methods, then through its async ones."""
-        if request.param == "sync":
+        with self.in_colour(store, request.param) as coloured:
+            yield coloured
+
+    @contextmanager
+    def in_colour(self, store: Store, colour: str) -> Iterator[Store]:
+        if colour == "sync":
             yield store
             return
         loop = asyncio.new_event_loop()

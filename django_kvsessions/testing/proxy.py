@@ -45,6 +45,7 @@ class Proxy:
       server sees nothing of it.
     - ``cut_at_random(rate)`` cuts that share of the answers.
     - ``measure()`` cuts nothing, and counts.
+    - ``arm(cut)`` is what these are made of.
 
     Each is a context manager that gives the ``Cut``; one at a time. It is for
     what passes while it is entered, counted over all connections together.
@@ -81,7 +82,7 @@ class Proxy:
         times: int = 1,
         then: Callable[[], object] | None = None,
     ) -> AbstractContextManager[Cut]:
-        return self._arming(Cut(answer=after, reset=reset, times=times, then=then))
+        return self.arm(Cut(answer=after, reset=reset, times=times, then=then))
 
     def cut_request(
         self,
@@ -91,16 +92,16 @@ class Proxy:
         times: int = 1,
         then: Callable[[], object] | None = None,
     ) -> AbstractContextManager[Cut]:
-        return self._arming(Cut(request=after, reset=reset, times=times, then=then))
+        return self.arm(Cut(request=after, reset=reset, times=times, then=then))
 
     def cut_at_random(self, rate: float, *, seed: int | None = None) -> AbstractContextManager[Cut]:
-        return self._arming(RandomCut(rate, random.Random(seed)))
+        return self.arm(RandomCut(rate, random.Random(seed)))
 
     def measure(self) -> AbstractContextManager[Cut]:
-        return self._arming(Cut())
+        return self.arm(Cut())
 
     @contextmanager
-    def _arming(self, cut: Cut) -> Iterator[Cut]:
+    def arm(self, cut: Cut) -> Iterator[Cut]:
         with self._lock:
             self._armed = cut
         try:
