@@ -47,7 +47,7 @@ class Attempts:
         # Where half an attempt's time is left, one more is worth it.
         self.least = timeout / number / 2
         if time.monotonic() > self.deadline:
-            raise TimeoutError("all threads of this process were waiting for other answers.")
+            raise TimeoutError("there was no time left to ask (OPTIONS['timeout']).")
 
     def next(self, error: Exception) -> None:
         """Wait for a moment, or raise ``error`` where another attempt is of no use or too late."""
