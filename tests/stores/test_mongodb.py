@@ -103,8 +103,13 @@ class TestMongoDB(FullRaces):
 
     @pytest.fixture
     def cutting(
-        self, make_store: partial[MongoDBStore], mongodb: MongoDBServer
+        self,
+        make_store: partial[MongoDBStore],
+        mongodb: MongoDBServer,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> Iterator[Cutting]:
+        # After each lost answer pymongo looks for the server anew, and waits in between.
+        monkeypatch.setattr("pymongo.common.MIN_HEARTBEAT_INTERVAL", 0.01)
         with Proxy(("127.0.0.1", mongodb.port)) as proxy:
             location = f"mongodb://127.0.0.1:{proxy.port}/sessions"
             yield partial(MongoDBStore, location, **make_store.keywords), proxy
