@@ -137,11 +137,13 @@ class DynamoDBStore(Store):
         values = {**values, **{f":{name}": value for name, value in times.items()}}
 
         def is_so() -> bool:
-            there = self._table.get(_key(key), consistent=True)
+            item = self._table.get(_key(key), consistent=True)
+            there = None if item is None else self._record(item)
+            # As numbers: DynamoDB writes them in its own way.
             return (
                 there is not None
-                and there.get("expires") == times["expires"]
-                and (expected is None or there.get("revision") == {"N": str(expected)})
+                and there.expires == float(times["expires"]["N"])
+                and expected in (None, there.revision)
             )
 
         arguments = {"Key": _key(key), **self._condition(condition, values, update)}
