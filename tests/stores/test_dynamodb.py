@@ -242,6 +242,24 @@ class TestService:
         assert store.load(KEY) == second
         assert store.create(KEY, second) is False
         assert store.replace(KEY, second, expected=first.revision) is False
+        # Whole seconds, which DynamoDB does not write as Python does.
+        later = time.time() // 1 + 900
+        for expected in (None, second.revision):
+            later += 1
+            proxy.lost = 1
+            assert store.touch(KEY, later, expected=expected) is True
+            assert store.load(KEY) == second._replace(expires=later)
+        asked = len(proxy.of("UpdateItem"))
+        assert asked == 2
+
+    def test_a_delete_is_never_sent_again(self, store: DynamoDBStore, proxy: Busy) -> None:
+        store.create(KEY, record())
+        proxy.lost = 1
+        with pytest.raises(StoreUnavailable, match="answer"):
+            store.delete(KEY)
+        assert len(proxy.of("DeleteItem")) == 1
+        assert store.load(KEY) is None
+        assert store.delete(KEY) is False
 
     def test_keys_left_unprocessed_are_asked_for_again(
         self, store: DynamoDBStore, proxy: Busy
