@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore import AsyncClient, Client, DocumentSnapshot, FieldFilter
 
@@ -29,6 +30,7 @@ Snapshot: TypeAlias = DocumentSnapshot[Any]
 CHANGED = (exceptions.FailedPrecondition, exceptions.NotFound, exceptions.Aborted)
 # The answer did not come, or Firestore does not know itself whether it was done.
 LOST = (exceptions.ServerError, exceptions.Cancelled)
+NEVER = Retry(predicate=lambda error: False)
 # All that Google's code raises: ValueError and OSError are about credentials.
 FAILURES: tuple[type[Exception], ...] = (
     exceptions.GoogleAPIError,
@@ -72,11 +74,12 @@ class Documents:
     async def query(self, call: Colour, query: Callable[[Any], Any]) -> list[Any]:
         """What the query finds that is made of the collection."""
         limit = Limit(self._timeout)
-        found: list[Any] = await self.ask(
-            call,
-            limit,
-            lambda client: query(client.collection(self._collection)).get(**limit.arguments()),
-        )
+
+        def get(client: Client) -> Any:
+            made = query(client.collection(self._collection))
+            return made.get(**for_queries(client, limit.arguments()))
+
+        found: list[Any] = await self.ask(call, limit, get)
         return found
 
     async def remove(self, call: Colour, found: Sequence[Snapshot]) -> bool:
@@ -151,7 +154,8 @@ class Documents:
         client = self._clients.get().client
         # It answers or it fails; an emulator has nothing to be prepared.
         limits: dict[str, Any] = Limit(self.timeout).arguments()
-        client.collection(self._collection).limit(1).get(**limits)
+        query = client.collection(self._collection).limit(1)
+        query.get(**for_queries(client, limits))
         if not os.environ.get("FIRESTORE_EMULATOR_HOST"):
             from django_kvsessions.stores.firestore.fields import prepare
 
@@ -186,6 +190,11 @@ class Documents:
                 f"environment's GOOGLE_APPLICATION_CREDENTIALS): {text}"
             )
         return StoreUnavailable(f"{where} does not answer: {text}")
+
+
+def for_queries(client: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The sync client asks ``retry`` of a query about each error, and fails where it is None."""
+    return {**arguments, "retry": NEVER} if isinstance(client, Client) else arguments
 
 
 def _lacks_database(error: Exception) -> bool:
