@@ -67,7 +67,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         except AttributeError:
             return response
         cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        if cookie is not None and empty:
+        if cookie is not None and empty and not getattr(session, "leaves_cookie", False):
             response.delete_cookie(
                 settings.SESSION_COOKIE_NAME,
                 path=settings.SESSION_COOKIE_PATH,
@@ -124,8 +124,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if status_code >= 500:
             # The id that the visitor has opens nothing any more.
             return bool(session_key != cookie and getattr(session, "has_moved", False))
-        modified = session.modified
-        return bool(getattr(session, "refreshed", modified) or (modified and session_key != cookie))
+        return bool(session.modified or getattr(session, "refreshed", False))
 
     async def _set_cookie(self, call: Colour, session: Any, response: HttpResponseBase) -> None:
         max_age = expires = None
