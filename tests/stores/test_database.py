@@ -40,6 +40,8 @@ from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
 from testservers.postgres import postgres_server
 
+pytestmark = pytest.mark.each_django
+
 __all__ = ["mariadb", "postgres"]
 
 T = TypeVar("T")

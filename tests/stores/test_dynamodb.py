@@ -38,6 +38,9 @@ from tests.support.servers import serve
 from testservers import Server, free_port
 from testservers.dynamodb import dynalite_server, moto_server
 
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
+
 KEY = b"k" * 32
 ALICE = b"a" * 16
 BOB = b"b" * 16

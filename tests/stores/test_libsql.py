@@ -40,6 +40,9 @@ from testservers.libsql import sqld_server
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
+
 KEY = b"k" * 32
 OTHER = b"o" * 32
 ALICE = b"a" * 16

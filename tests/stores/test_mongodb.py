@@ -32,6 +32,9 @@ from tests.support.servers import serve
 from testservers import free_port
 from testservers.mongodb import MongoDBServer, mongodb_server
 
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
+
 REAL = os.environ.get("KVSESSIONS_TEST_MONGODB_URL", "")
 KEY = b"k" * 32
 ALICE = b"a" * 16

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-
 from django_kvsessions.steps import run
+
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.surrealdb import SurrealDBStore
 from django_kvsessions.testing import MakeStore
@@ -27,6 +27,9 @@ from tests.support.outages import Outage, killing
 from tests.support.servers import missing, serve
 from testservers import Server
 from testservers.surrealdb import PASSWORD, surrealdb_server
+
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
 
 KEY = b"k" * 32
 RECORD = Record(b"data", 4e9, 2**62, b"a" * 16)
