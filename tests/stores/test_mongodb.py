@@ -234,6 +234,24 @@ class TestOnTheServer:
             mongodb.resume()
             store.close()
 
+    @pytest.mark.parametrize(
+        ("query", "options", "seconds"),
+        [
+            ("", {}, 3.0),
+            ("?serverSelectionTimeoutMS=800", {"connectTimeoutMS": 500}, 3.0),
+            ("?timeoutMS=500", {}, 0.5),
+            ("", {"timeoutMS": 700}, 0.7),
+            # What sites set before it was there.
+            ("?socketTimeoutMS=900", {}, None),
+        ],
+    )
+    def test_a_call_has_one_time_limit_unless_told_otherwise(
+        self, url: str, query: str, options: dict[str, Any], seconds: float | None
+    ) -> None:
+        store = MongoDBStore(url + query, **options)
+        assert store._collection.clients.get().options.timeout == seconds
+        store.close()
+
     @pytest.mark.parametrize("balanced", ["true", "false"])
     def test_nothing_counts_twice(
         self, store: MongoDBStore, mongodb: MongoDBServer, balanced: str
