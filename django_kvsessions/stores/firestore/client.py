@@ -24,7 +24,7 @@ __all__ = ["CHANGED", "Documents", "FieldFilter", "Snapshot"]
 ATTEMPTS = 3
 
 T = TypeVar("T")
-Snapshot: TypeAlias = DocumentSnapshot[Any]
+Snapshot: TypeAlias = "DocumentSnapshot[Any]"
 
 # A document is no longer as it was read.
 CHANGED = (exceptions.FailedPrecondition, exceptions.NotFound, exceptions.Aborted)
