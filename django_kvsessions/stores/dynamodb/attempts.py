@@ -81,16 +81,21 @@ def is_lost(error: Exception) -> bool:
 def refuse_cut_answers(client: Any) -> None:
     """Let the client raise where the connection was lost within an answer.
 
-    To botocore that is an empty answer and a success. A whole one is always a JSON
-    object, and a part of one never is.
+    To botocore that is an empty answer and a success.
     """
     client.meta.events.register("after-call.dynamodb", check_whole)
 
 
 def check_whole(http_response: Any, **context: object) -> None:
-    try:
-        whole = isinstance(json.loads(http_response.content), dict)
-    except ValueError:
-        whole = False
-    if not whole:
+    if not is_whole(http_response.content, http_response.headers.get("Content-Length")):
         raise exceptions.ResponseStreamingError(error="it is not a whole answer of DynamoDB's.")
+
+
+def is_whole(content: bytes, length: str | None) -> bool:
+    """Every answer is a JSON object, so it is never empty; a part of one is none."""
+    if length is not None:
+        return content != b"" and str(len(content)) == length
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
