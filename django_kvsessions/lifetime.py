@@ -70,6 +70,19 @@ class Lifetime(SessionBase):
         end = end_of_life(created)
         return expires if end is None else min(expires, end)
 
+    def _renews_cookie(self, former: Saved | None, saved: Saved) -> bool:
+        """Whether the cookie is to be sent again for a session that was written anew.
+
+        Once in each touch interval is enough, and safer: an answer to the id
+        from before a login, if it comes late, takes the place of the new one.
+        """
+        if former is None or (former.expiry, former.created) != (saved.expiry, saved.created):
+            return True
+        interval = self._touch_interval()
+        since = saved.expires - former.expires
+        age = now() - saved.created
+        return not interval or since < 0 or age // interval != (age - since) // interval
+
     def _touch_interval(self) -> float:
         interval, age = conf.touch_interval(), self.get_expiry_age()
         # Beyond half of its age, a session in use could end between two visits.

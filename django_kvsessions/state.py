@@ -13,6 +13,7 @@ from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime, created
 from django_kvsessions.saved import (
+    EXPIRY,
     LARGEST_RATIO,
     Answer,
     Found,
@@ -49,8 +50,8 @@ class State(Lifetime):
         self.modified = False
         self.serializer = conf.serializer()
         self._forget()
-        #: Whether this object wrote or touched the record, so that the cookie is due too.
-        self.refreshed = False
+        #: Whether the visitor needs the cookie, a new one or one that lives on.
+        self.cookie_is_due = False
         #: Whether this object gave the session a new id in the place of a former one.
         self.has_moved = False
         #: Whether the cookie is that of a session which is there, and not this object's to end.
@@ -164,15 +165,16 @@ class State(Lifetime):
             owner = former.owner
         else:
             owner = codec.owner_digest(user)
-        expires = self._expires(data.get("_session_expiry"), life)
-        return Saved(payload, life, expires, new_revision(), owner, user)
+        expiry = data.get(EXPIRY)
+        expires = self._expires(expiry, life)
+        return Saved(payload, life, expires, new_revision(), owner, user, expiry)
 
     def _record(self, key: bytes, saved: Saved) -> Record:
         return make_record(key, saved, self._limit)
 
     def _keep(self, saved: Saved, has_login: bool = False) -> None:
-        self._saved, self._has_login = saved, has_login
-        self._is_cleared, self.refreshed = False, True
+        self.cookie_is_due |= self._renews_cookie(self._saved, saved)
+        self._saved, self._has_login, self._is_cleared = saved, has_login, False
 
     async def _serialized(self, call: Colour, data: dict[str, Any]) -> bytes:
         size = 0 if self._saved is None else len(self._saved.payload)

@@ -20,7 +20,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django_kvsessions import codec
 from django_kvsessions.colours import Colour
 from django_kvsessions.merging import merge_sessions, take_over
-from django_kvsessions.saved import Found, Saved
+from django_kvsessions.saved import EXPIRY, Found, Saved
 from django_kvsessions.state import State
 from django_kvsessions.stores.base import StoreError, StoreUnavailable
 
@@ -69,6 +69,7 @@ class Updates(State):
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
         self._keep(saved)
+        self.cookie_is_due = True
         return True
 
     async def _update(self, call: Colour) -> None:
@@ -174,7 +175,7 @@ class Updates(State):
     async def _touch_if_due(self, call: Colour) -> bool:
         """Whether the record is known to be there, with nothing left to be done."""
         assert self._saved is not None
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
         if abs(expires - self._saved.expires) < self._touch_interval():
             return False
         try:
@@ -190,13 +191,13 @@ class Updates(State):
         assert saved is not None
         touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
         if touched:
-            self._saved, self.refreshed = saved._replace(expires=expires), True
+            self._saved, self.cookie_is_due = saved._replace(expires=expires), True
         return touched
 
     async def _slide(self, call: Colour) -> bool:
         if self.session_key is None or self._saved is None:
             return False
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
         if abs(expires - self._saved.expires) < self._touch_interval():
             return False
         return await self._touch(call, expires)

@@ -15,6 +15,14 @@ A store's author subclasses it and says how the store is opened::
 opens is empty at the start of each test, and every call opens the same data,
 in this process or in another one.
 
+A store with a server gives two fixtures more, ``outage`` and ``cutting``; the
+second opens the store through a proxy that loses answers and requests::
+
+        @pytest.fixture
+        def cutting(self, server):
+            with Proxy(("127.0.0.1", server.port)) as proxy:
+                yield partial(MyStore, f"redis://127.0.0.1:{proxy.port}/0"), proxy
+
 The class attributes are of two kinds. The flags say what kind of store this
 is; a test that cannot apply is not collected (it is never passed silently).
 The sizes say how much the tests do: lower them for a slow server, raise them
