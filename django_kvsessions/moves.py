@@ -27,7 +27,7 @@ class Moves(Updates):
             await self._create(call)
             return
         if self._saved is None:
-            self._saved = (await self._catch_up(call)).saved
+            self._saved, _ = await self._catch_up(call)
             self._is_cleared = True
         before = self.session_key, self._moved_to, self._saved
         store, key, former, is_cleared = self.store, self._key, self._saved, self._is_cleared
@@ -38,11 +38,11 @@ class Moves(Updates):
             if await call(store.replace, store.areplace, key, notice, expected=former.revision):
                 return
             answer = await self._find(call, key)
-            if not isinstance(answer, Found):
+            if not isinstance(answer, tuple):
                 break
             # Another request has changed it meanwhile.
             await self._bring_over(call, former, answer, is_cleared)
-            former = answer.saved
+            former = answer[0]
         if former.user is None or isinstance(answer, Unreadable):
             return
         # It must not live on under a new id if it was ended.
@@ -97,9 +97,9 @@ class Moves(Updates):
             if isinstance(answer, Moved) and former is not None:
                 with suppress(UpdateError):
                     key, answer = await self._locate(call, key, former)
-            if not isinstance(answer, Found):
+            if not isinstance(answer, tuple):
                 # It was an anonymous one, and is a user's by now, which is not for it to end.
                 is_user = former is not None and former.user is not None
                 self._is_notice = isinstance(answer, Moved) and not is_user
                 return
-            former = answer.saved
+            former = answer[0]

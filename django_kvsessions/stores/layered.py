@@ -15,7 +15,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores import options, store_class, stores
-from django_kvsessions.stores.base import Record, Store, StoreError, StoreStats, now
+from django_kvsessions.stores.base import (
+    Provisional,
+    Record,
+    Store,
+    StoreError,
+    StoreStats,
+    now,
+)
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.paged import ColouredStore
 
@@ -87,6 +94,9 @@ class LayeredStore(ColouredStore):
     @property
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
+
+    def provisional(self) -> Provisional | None:
+        return self.store.provisional()
 
     async def _load(self, call: Colour, key: bytes) -> Record | None:
         token = None
