@@ -4,6 +4,9 @@ A sealed record is ``header + body + tag``: a version byte, a flags byte, the
 time of creation, the data (compressed where that pays) and a keyed BLAKE2b
 digest over the storage key, the owner, the header and the body. A record that
 turns up under another key, or with another owner, therefore does not open.
+
+A **notice** stands for a while in the place of a session that has got a new
+id. Its body is the storage key of its successor, which opens nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import struct
 import zlib
 from functools import cache
 from hmac import compare_digest
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -25,16 +28,19 @@ from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
 
 __all__ = [
     "BadRecord",
+    "Opened",
     "new_session_key",
     "open_record",
     "owner_digest",
     "seal",
+    "seal_notice",
     "storage_key",
 ]
 
 _HEADER = struct.Struct(">BBd")
 _VERSION = 1
 _COMPRESSED = 1
+_NOTICE = 2
 _COMPRESS_FROM = 1024
 _TAG_SIZE = 16
 _OWNER_SIZES = [bytes((size,)) for size in range(OWNER_SIZE + 1)]
@@ -63,25 +69,45 @@ def storage_key(session_key: str) -> bytes:
     return hashlib.blake2b(name, digest_size=KEY_SIZE).digest()
 
 
+class Opened(NamedTuple):
+    """What was sealed."""
+
+    #: Serialised data, or the storage key of the successor.
+    payload: bytes
+    #: When the session's life began, in Unix time.
+    created: float
+    #: Sealed under one of SECRET_KEY_FALLBACKS.
+    is_stale: bool
+    is_notice: bool
+
+
 def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
     """The bytes to store for serialised data, bound to its key and owner."""
-    flags = 0
     if len(payload) > _COMPRESS_FROM:
         compressed = zlib.compress(payload, 1)
         if len(compressed) < len(payload):
-            payload, flags = compressed, _COMPRESSED
-    sealed = _HEADER.pack(_VERSION, flags, created) + payload
+            return _sealed(key, owner, _COMPRESSED, created, compressed)
+    return _sealed(key, owner, 0, created, payload)
+
+
+def seal_notice(key: bytes, successor: bytes) -> bytes:
+    """The bytes to store under ``key`` when its session has moved to another storage key."""
+    return _sealed(key, b"", _NOTICE, 0.0, successor)
+
+
+def _sealed(key: bytes, owner: bytes, flags: int, created: float, body: bytes) -> bytes:
+    sealed = _HEADER.pack(_VERSION, flags, created) + body
     return sealed + _tag(_digests()[0], _tagged(key, owner, sealed))
 
 
-def open_record(key: bytes, owner: bytes, data: bytes) -> tuple[bytes, float, bool]:
+def open_record(key: bytes, owner: bytes, data: bytes, limit: int) -> Opened:
     """What was sealed under this key; ``BadRecord`` if it was not.
 
-    The serialised data, the Unix time of the session's creation, and whether
-    it was sealed under a former SECRET_KEY.
+    Nor is anything opened that has more than ``limit`` bytes: a few compressed
+    ones can be made to hold a thousand times as many.
     """
     if len(data) < _HEADER.size + _TAG_SIZE:
-        raise BadRecord("too short")
+        raise BadRecord("it is too short")
     tagged, tag = _tagged(key, owner, data[:-_TAG_SIZE]), data[-_TAG_SIZE:]
     for digest in (digests := _digests()):
         if compare_digest(_tag(digest, tagged), tag):
@@ -90,11 +116,13 @@ def open_record(key: bytes, owner: bytes, data: bytes) -> tuple[bytes, float, bo
         raise BadRecord("its tag does not match")
     version, flags, created = _HEADER.unpack_from(data)
     if version != _VERSION:
-        raise BadRecord(f"unknown version {version}")
+        raise BadRecord(f"its version, {version}, is unknown")
     payload = data[_HEADER.size : -_TAG_SIZE]
     if flags & _COMPRESSED:
-        payload = zlib.decompress(payload)
-    return payload, created, digest is not digests[0]
+        payload = zlib.decompressobj().decompress(payload, limit + 1)
+    if len(payload) > limit:
+        raise BadRecord(f"it has more than {limit} bytes")
+    return Opened(payload, created, digest is not digests[0], bool(flags & _NOTICE))
 
 
 def owner_digest(user_id: str) -> bytes:

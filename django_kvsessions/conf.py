@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, cast
 
 from django.conf import settings
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -88,6 +89,22 @@ def touch_interval() -> float | None:
     return _seconds("SESSION_TOUCH_INTERVAL", at_least=0)
 
 
+@cache
+def middleware_leaves_cookies() -> bool:
+    """Whether the session middleware can leave alone the cookie of a session that has moved.
+
+    Django's own, after a save, always sends the id that the request came with.
+    """
+    for path in settings.MIDDLEWARE:
+        try:
+            middleware = import_string(path)
+        except ImportError:
+            continue  # For Django to report.
+        if isinstance(middleware, type) and issubclass(middleware, SessionMiddleware):
+            return bool(getattr(middleware, "leaves_cookies", False))
+    return True
+
+
 def _seconds(name: str, *, at_least: int) -> float | None:
     value = getattr(settings, name, None)
     if value is None:
@@ -103,7 +120,14 @@ def _seconds(name: str, *, at_least: int) -> float | None:
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    for function in (store_alias, stores, serializer, absolute_age, touch_interval):
+    for function in (
+        store_alias,
+        stores,
+        serializer,
+        absolute_age,
+        touch_interval,
+        middleware_leaves_cookies,
+    ):
         function.cache_clear()
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
@@ -15,12 +16,15 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from django_kvsessions import conf
-from django_kvsessions.steps import Steps, arun, run
+from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["SessionMiddleware"]
 
 logger = logging.getLogger("django_kvsessions")
+
+#: Nothing is lost by it: the next request tries again.
+UNEXTENDED = "The life of a session could not be extended."
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
@@ -35,26 +39,37 @@ class SessionMiddleware(DjangoSessionMiddleware):
       with every response under SESSION_SAVE_EVERY_REQUEST.
     """
 
+    #: It can leave the cookie of a session alone that another request has moved.
+    leaves_cookies = True
+
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        self.process_request(request)
+        if type(self).process_request is not DjangoSessionMiddleware.process_request:
+            # Of a subclass, it may do anything that a sync function may.
+            await sync_to_async(self.process_request)(request)
+        else:
+            self.process_request(request)
         response = await self.get_response(request)  # type: ignore[misc]
-        return await arun(self._respond(request, response))
+        if type(self).process_response is not SessionMiddleware.process_response:
+            return await sync_to_async(self.process_response)(request, response)
+        return await self._respond(awaiting, request, response)
 
     def process_response(  # type: ignore[override]
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
-        return run(self._respond(request, response))
+        return run(self._respond(blocking, request, response))
 
-    def _respond(self, request: HttpRequest, response: HttpResponseBase) -> Steps[HttpResponseBase]:
+    async def _respond(
+        self, call: Colour, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
         try:
             session = request.session
             accessed, modified, empty = session.accessed, session.modified, session.is_empty()
         except AttributeError:
             return response
-        name = settings.SESSION_COOKIE_NAME
-        if name in request.COOKIES and empty:
+        cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        if cookie is not None and empty:
             response.delete_cookie(
-                name,
+                settings.SESSION_COOKIE_NAME,
                 path=settings.SESSION_COOKIE_PATH,
                 domain=settings.SESSION_COOKIE_DOMAIN,
                 samesite=settings.SESSION_COOKIE_SAMESITE,
@@ -64,37 +79,60 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if accessed:
             patch_vary_headers(response, ("Cookie",))
         # As Django has it: what a failed request did to its session is not kept.
-        if empty or response.status_code >= 500:
-            return response
-        try:
-            if modified or settings.SESSION_SAVE_EVERY_REQUEST:
-                yield session, "save", (), {}
-            elif accessed and conf.touch_interval() is not None and hasattr(session, "touch"):
-                yield session, "touch", (), {}
-        except UpdateError:
-            raise SessionInterrupted(
-                "The request's session was deleted before the request completed. "
-                "The user may have logged out in a concurrent request, for example."
-            ) from None
-        except StoreUnavailable:
-            logger.exception("The session could not be saved.")
-            response = HttpResponse("The session store is unavailable.", status=503)
-            patch_vary_headers(response, ("Cookie",))
-            # A login may have moved the session to another id before this, and the former one
-            # opens nothing any more.
-            is_new = session.session_key not in (None, request.COOKIES.get(name))
-            is_due = is_new and getattr(session, "refreshed", False)
-        else:
-            is_new = modified and request.COOKIES.get(name) != session.session_key
-            is_due = is_new or getattr(session, "refreshed", modified)
-        if is_due:
-            yield from self._set_cookie(session, response)
+        if not empty and response.status_code < 500:
+            try:
+                if modified or settings.SESSION_SAVE_EVERY_REQUEST:
+                    await self._save(call, session, accessed or modified)
+                elif accessed and conf.touch_interval() is not None:
+                    await self._touch(call, session)
+            except UpdateError:
+                raise SessionInterrupted(
+                    "The request's session was deleted before the request completed. "
+                    "The user may have logged out in a concurrent request, for example."
+                ) from None
+            except StoreUnavailable:
+                logger.exception("The session could not be saved.")
+                response = unavailable(response)
+        if self._is_cookie_due(session, cookie, response.status_code):
+            await self._set_cookie(call, session, response)
         return response
 
-    def _set_cookie(self, session: Any, response: HttpResponseBase) -> Steps[None]:
+    async def _save(self, call: Colour, session: Any, was_used: bool) -> None:
+        try:
+            # As Django's does, this loads it: an id that is unknown makes way for a new one.
+            await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
+        except StoreUnavailable:
+            if was_used:
+                raise
+            logger.warning(UNEXTENDED, exc_info=True)
+            return
+        if session.modified or not getattr(session, "leaves_cookie", False):
+            await call(session.save, session.asave)
+
+    async def _touch(self, call: Colour, session: Any) -> None:
+        if not hasattr(session, "touch"):
+            return  # One of Django's engines.
+        try:
+            await call(session.touch, session.atouch)
+        except StoreUnavailable:
+            logger.warning(UNEXTENDED, exc_info=True)
+
+    def _is_cookie_due(self, session: Any, cookie: str | None, status_code: int) -> bool:
+        session_key = session.session_key
+        if session_key is None or getattr(session, "leaves_cookie", False):
+            return False
+        if status_code >= 500:
+            # The id that the visitor has opens nothing any more.
+            return bool(session_key != cookie and getattr(session, "has_moved", False))
+        modified = session.modified
+        return bool(getattr(session, "refreshed", modified) or (modified and session_key != cookie))
+
+    async def _set_cookie(self, call: Colour, session: Any, response: HttpResponseBase) -> None:
         max_age = expires = None
-        if not (yield session, "get_expire_at_browser_close", (), {}):
-            max_age = yield session, "get_expiry_age", (), {}
+        if not await call(
+            session.get_expire_at_browser_close, session.aget_expire_at_browser_close
+        ):
+            max_age = await call(session.get_expiry_age, session.aget_expiry_age)
             expires = http_date(time.time() + max_age)
         response.set_cookie(
             settings.SESSION_COOKIE_NAME,
@@ -108,3 +146,12 @@ class SessionMiddleware(DjangoSessionMiddleware):
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
         patch_vary_headers(response, ("Cookie",))
+
+
+def unavailable(response: HttpResponseBase) -> HttpResponse:
+    """What is sent in the place of a response whose session could not be saved."""
+    replacement = HttpResponse("The session store is unavailable.", status=503)
+    patch_vary_headers(replacement, ("Cookie",))
+    # Files that the former was to send are closed when this one has been sent.
+    replacement._resource_closers.append(response.close)  # type: ignore[attr-defined]
+    return replacement

@@ -156,14 +156,21 @@ class Bucket(Generic[T]):
         raise one counter, there is ``mutate``.
         """
         value = self._check_mutable(self.get(session))
+        self._begin(session, value)
         yield value
         self.set(session, value)
 
     @asynccontextmanager
     async def achange(self, session: SessionBase) -> AsyncIterator[T]:
         value = self._check_mutable(await self.aget(session))
+        self._begin(session, value)
         yield value
         await self.aset(session, value)
+
+    def _begin(self, session: SessionBase, value: T) -> None:
+        """Let two requests that begin with the default be merged field by field."""
+        if hasattr(session, "start_from"):
+            session.start_from(self.key, self._dump(session, value))
 
     def mutate(self, session: SessionBase, function: Callable[[T], T | None]) -> T:
         """Change the freshest value in one atomic step, and return it.

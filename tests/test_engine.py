@@ -588,17 +588,21 @@ def test_a_nested_change_is_a_change(opened: Callable[..., Calls]) -> None:
     assert stored(key) == {"cart": {"apple": 2}}
 
 
-def test_a_touch_of_an_ended_session_is_an_update_error(
-    opened: Callable[..., Calls], settings: LazySettings
+@pytest.mark.parametrize("interval", [0, 1000])
+def test_a_session_that_ended_is_an_update_error_only_to_who_changed_it(
+    interval: int, opened: Callable[..., Calls], settings: LazySettings
 ) -> None:
-    settings.SESSION_TOUCH_INTERVAL = 0
+    settings.SESSION_TOUCH_INTERVAL = interval
     key = saved(a=1)
-    session = opened(key)
-    assert session.get("a") == 1
+    reader, writer = opened(key), opened(key)
+    assert reader.get("a") == writer.get("a") == 1
     SessionStore(key).flush()
+    reader.save()
+    assert reader.touch() is False
+    writer.session["a"] = 1
     with pytest.raises(UpdateError):
-        session.save()
-    assert session.touch() is False
+        writer.save()
+    assert not reader.exists(key)
 
 
 # Expiry

@@ -28,7 +28,7 @@ sessions = st.dictionaries(names, values, max_size=5)
 
 def merge(base: Data, mine: Data, theirs: Data) -> Data:
     # As in the engine, each side comes out of the store on its own.
-    return merge_dicts(loads(dumps(base)), loads(dumps(mine)), loads(dumps(theirs)), dumps)
+    return merge_dicts(loads(dumps(base)), loads(dumps(mine)), loads(dumps(theirs)))
 
 
 def canonical(value: Any) -> Any:

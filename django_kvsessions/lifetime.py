@@ -1,0 +1,96 @@
+"""How long a session lives: Django's idle limit, within SESSION_ABSOLUTE_AGE.
+
+All ages speak of the life that the record will have after the next save, also
+where that save is the first one, or a login, with which a new life starts.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth import SESSION_KEY as USER_ID
+from django.contrib.sessions.backends.base import SessionBase
+
+from django_kvsessions import conf
+from django_kvsessions.saved import Saved
+from django_kvsessions.stores.base import now
+
+__all__ = ["Lifetime", "created", "end_of_life"]
+
+
+class Lifetime(SessionBase):
+    """The ages of a session."""
+
+    _saved: Saved | None
+    #: Whether a user id was set since the last save: also that of the same user.
+    _has_login: bool
+
+    if TYPE_CHECKING:  # what the stubs of SessionBase leave out
+        _session_cache: dict[str, Any]
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        return self._capped_age(super().get_expiry_age(**kwargs))
+
+    async def aget_expiry_age(self, **kwargs: Any) -> int:
+        return self._capped_age(await super().aget_expiry_age(**kwargs))
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        return self._capped_date(super().get_expiry_date(**kwargs))
+
+    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+        return self._capped_date(await super().aget_expiry_date(**kwargs))
+
+    def _capped_age(self, age: int) -> int:
+        end = end_of_life(self._created())
+        return age if end is None else min(age, max(0, int(end - now())))
+
+    def _capped_date(self, date: datetime) -> datetime:
+        end = end_of_life(self._created())
+        return date if end is None else min(date, datetime.fromtimestamp(end, date.tzinfo))
+
+    def _created(self) -> float:
+        """When the life began that the session will have after the next save."""
+        data = getattr(self, "_session_cache", {})
+        return created(self._saved, data.get(USER_ID), self._has_login)
+
+    def _expires(self, expiry: Any, created: float) -> float:
+        """When a record with this ``_session_expiry`` is to expire, in Unix time."""
+        kind = type(self)
+        # Who overrides one of them means the record too, as with Django's engines.
+        if kind.get_expiry_date is not Lifetime.get_expiry_date:
+            expires = timestamp(self.get_expiry_date(expiry=expiry))
+        elif kind.get_expiry_age is not Lifetime.get_expiry_age:
+            expires = now() + self.get_expiry_age(expiry=expiry)
+        elif isinstance(expiry, (str, datetime)):
+            expires = timestamp(super().get_expiry_date(expiry=expiry))
+        else:
+            # Not by way of a date, which may be one of two in an hour that the clocks repeat.
+            expires = now() + (expiry or self.get_session_cookie_age())
+        end = end_of_life(created)
+        return expires if end is None else min(expires, end)
+
+    def _touch_interval(self) -> float:
+        interval, age = conf.touch_interval(), self.get_expiry_age()
+        # Beyond half of its age, a session in use could end between two visits.
+        return age / 100 if interval is None else min(interval, age / 2)
+
+
+def created(saved: Saved | None, user_id: object, has_login: bool) -> float:
+    """When the life began of what is saved next: a login starts a new one."""
+    if saved is None or (user_id is not None and (has_login or str(user_id) != saved.user)):
+        return now()
+    # A clock that was put back must not lengthen a life.
+    return min(saved.created, now())
+
+
+def end_of_life(created: float) -> float | None:
+    """When SESSION_ABSOLUTE_AGE ends a session, in Unix time; ``None`` if it does not."""
+    age = conf.absolute_age()
+    return None if age is None else created + age
+
+
+def timestamp(date: datetime) -> float:
+    """Unix time. Of a naive date in an hour that the clocks repeat, that which is to come."""
+    moment = date.timestamp()
+    return moment if moment > now() else date.replace(fold=1).timestamp()

@@ -1,0 +1,217 @@
+"""How a stored session changes: load, change, store if nobody was faster, else merge and repeat.
+
+Each coroutine here is run in both colours (see ``colours``). What a session
+object knows of the store is ``_saved``; every write is conditional on its
+revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.contrib.sessions.backends.base import UpdateError
+
+from django_kvsessions import codec
+from django_kvsessions.colours import Colour
+from django_kvsessions.merging import merge_sessions, take_over
+from django_kvsessions.saved import Found, Saved
+from django_kvsessions.state import State
+from django_kvsessions.stores.base import StoreError, StoreUnavailable
+
+__all__ = ["ATTEMPTS", "Updates"]
+
+logger = logging.getLogger("django_kvsessions")
+
+T = TypeVar("T")
+
+# Two collisions of 160 random bits in a row do not happen: a store that says so is broken.
+CREATE_ATTEMPTS = 100
+# Of any number of requests that change one session at once, one succeeds in each round.
+ATTEMPTS = 1000
+#: Seconds, beside what the attempts take themselves.
+LONGEST_PAUSE = 0.05
+
+
+class Updates(State):
+    """Creating, saving, changing and touching."""
+
+    # Storing
+
+    def _get_new_session_key(self) -> str:
+        # Whether it is free is for the store's put-if-absent to say.
+        return codec.new_session_key()
+
+    async def _aget_new_session_key(self) -> str:
+        return codec.new_session_key()
+
+    async def _create(self, call: Colour, begun: float | None = None) -> None:
+        """Store the session under a new id; ``begun``, where its life goes on."""
+        for _ in range(CREATE_ATTEMPTS):
+            session_key = await call(self._get_new_session_key, self._aget_new_session_key)
+            if await self._insert(call, session_key, begun):
+                self._session_key = session_key
+                self._moved_to = None
+                self._is_new_id = self.modified = True
+                self._is_notice = self.leaves_cookie = self._needs_new_id = False
+                return
+        raise StoreError("The store says of every new session id that it is taken.")
+
+    async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
+        store, key = self.store, codec.storage_key(session_key)
+        payload = await self._serialized(call, self._session)
+        saved = self._next(payload, self._session, None, begun)
+        if not await call(store.create, store.acreate, key, self._record(key, saved)):
+            return False
+        self._keep(saved)
+        return True
+
+    async def _update(self, call: Colour) -> None:
+        """Store what has changed, and touch what has not; merge where others were faster."""
+        started = time.monotonic()
+        for attempt in range(ATTEMPTS):
+            former = self._saved
+            assert former is not None
+            payload = await self._serialized(call, self._session)
+            # Judged by the bytes, since a nested change leaves the modified flag alone.
+            if payload == former.payload and not former.is_stale:
+                is_there = await self._touch_if_due(call)
+                if not self.modified or (is_there and not self._is_cleared):
+                    # That an unchanged session has ended is nothing to tell anybody about.
+                    return
+                # Nothing to write, and yet who saves wants to know of a logout.
+                found = await self._catch_up(call)
+                if found.saved.revision == former.revision:
+                    return
+            else:
+                saved = self._next(payload, self._session, former, None, self._has_login)
+                if await self._replace(call, saved, former.revision):
+                    self._keep(saved)
+                    return
+                found = await self._catch_up(call)
+            await self._rebase(call, payload, found)
+            await pause(call, attempt, started)
+        raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
+
+    async def _replace(self, call: Colour, saved: Saved, expected: int) -> bool:
+        store, key = self.store, self._key
+        record = await self._work(call, len(saved.payload), self._record, key, saved)
+        return await call(store.replace, store.areplace, key, record, expected=expected)
+
+    async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
+        """Put this session's own changes on top of what another request has saved."""
+        former, self._saved = self._saved, found.saved
+        assert former is not None
+        if not self._is_cleared:
+            size = len(payload)
+            await self._work(call, size, self._merge, former.payload, payload, found.data)
+
+    def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
+        if base == mine:
+            merged = theirs
+        else:
+            # As they come out of the store: JSON, for one, makes strings of keys.
+            loads = self.serializer().loads
+            merged = merge_sessions(loads(base), loads(mine), theirs, self._starts)
+        take_over(self._session, merged)
+
+    async def _mutate(self, call: Colour, function: Callable[[dict[str, Any]], T]) -> T:
+        if self._is_notice:
+            raise UpdateError
+        if self.session_key is None:
+            data = self.serializer().loads(await self._serialized(call, self._session))
+            result = plain(function(data))
+            take_over(self._session, data)
+            await self._create(call)
+            return result
+        started = time.monotonic()
+        for attempt in range(ATTEMPTS):
+            before, data = await self._catch_up(call)
+            result = plain(function(data))
+            payload = await self._serialized(call, data)
+            saved = before
+            if payload != before.payload or before.is_stale:
+                saved = self._next(payload, data, before)
+                if not await self._replace(call, saved, before.revision):
+                    await pause(call, attempt, started)
+                    continue
+            mine = await self._serialized(call, self._session)
+            await self._work(call, len(payload), self._adopt, before.payload, mine, data)
+            is_cleared = self._is_cleared or self._saved is None
+            if saved is before:
+                self._saved = saved
+            else:
+                self._keep(saved, self._has_login)
+            self._is_cleared = is_cleared
+            return result
+        raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
+
+    def _adopt(self, before: bytes, mine: bytes, after: dict[str, Any]) -> None:
+        """Show what a mutation made of ``before``, with what is not saved yet left as it is."""
+        loads, former = self.serializer().loads, self._saved
+        is_cleared = self._is_cleared or former is None
+        if former is not None and mine == former.payload and not is_cleared:
+            take_over(self._session, after)
+            return
+        unsaved = loads(mine)
+        if former is not None and not is_cleared:
+            unsaved = merge_sessions(loads(former.payload), unsaved, loads(before), self._starts)
+        # The mutation came last, so it counts where both changed the same.
+        take_over(self._session, merge_sessions(loads(before), after, unsaved, {}))
+
+    # Touching
+
+    async def _touch_if_due(self, call: Colour) -> bool:
+        """Whether the record is known to be there, with nothing left to be done."""
+        assert self._saved is not None
+        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        if abs(expires - self._saved.expires) < self._touch_interval():
+            return False
+        try:
+            return await self._touch(call, expires)
+        except StoreUnavailable:
+            # Nothing is lost: the next request touches it.
+            logger.warning("The life of a session could not be extended.", exc_info=True)
+            return not self.modified
+
+    async def _touch(self, call: Colour, expires: float) -> bool:
+        """Move the expiry of what this object loaded; ``False`` if it is not there any more."""
+        store, saved = self.store, self._saved
+        assert saved is not None
+        touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
+        if touched:
+            self._saved, self.refreshed = saved._replace(expires=expires), True
+        return touched
+
+    async def _slide(self, call: Colour) -> bool:
+        if self.session_key is None or self._saved is None:
+            return False
+        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
+        if abs(expires - self._saved.expires) < self._touch_interval():
+            return False
+        return await self._touch(call, expires)
+
+
+async def pause(call: Colour, attempt: int, started: float) -> None:
+    """Wait after an attempt that lost a race, the longer the more each of them costs."""
+    cost = (time.monotonic() - started) / (attempt + 1)
+    longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) + cost * min(attempt, 10)
+    await call(time.sleep, asleep, random.uniform(0, longest))
+
+
+async def asleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def plain(result: T) -> T:
+    """``TypeError`` for what an async function returns, which would never be run."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("mutate() and amutate() take a plain function, not an async one.")
+    return result
