@@ -11,7 +11,7 @@ import pytest
 from django_kvsessions.stores import stores
 from tests.settings import BASE_DIR
 
-pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
+pytest.register_assert_rewrite("django_kvsessions.testing")
 
 #: Test modules whose drivers are only installed where the servers are.
 DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}

@@ -95,7 +95,7 @@ def check_installation(extra: str | None) -> None:
     assert Path(django_kvsessions.__file__).with_name("py.typed").exists()
     for name in requirements(extra) if extra else ():
         version(name)
-    unwanted = {"pytest"}
+    unwanted = {"pytest"} if extra != "testing" else set[str]()
     if extra is None:
         # One extra may bring what another names.
         unwanted = unwanted.union(*map(requirements, extras()))
@@ -139,11 +139,11 @@ def free_port() -> int:
 
 
 def import_modules(extra: str | None) -> int:
-    # Those which are made of what they import: the test kit, and parts of other extras' stores.
-    others = [f"django_kvsessions.stores.{other}_" for other in STORES if other != extra]
-    spared = ("django_kvsessions.testing", *others)
     packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
-    names = [package.name for package in packages if not package.name.startswith(spared)]
+    names = [package.name for package in packages]
+    if extra != "testing":
+        # The test kit is made of what it imports, and says so (ask_for_others).
+        names = [name for name in names if not name.startswith("django_kvsessions.testing")]
     for name in names:
         importlib.import_module(name)
     return len(names)
@@ -161,6 +161,9 @@ def ask_for_others(extra: str | None) -> None:
     if extra != "typed":
         complaint = refusal(ImproperlyConfigured, partial(Bucket, int, key="number"))
         assert "pip install django-kvsessions[typed]" in complaint, complaint
+    if extra != "testing":
+        complaint = refusal(ImportError, importlib.import_module, "django_kvsessions.testing")
+        assert "pip install django-kvsessions[testing]" in complaint, complaint
 
 
 def refusal(kind: type[Exception], use: Callable[..., object], *arguments: object) -> str:
