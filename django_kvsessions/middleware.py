@@ -124,8 +124,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if status_code >= 500:
             # The id that the visitor has opens nothing any more.
             return bool(session_key != cookie and getattr(session, "has_moved", False))
-        modified = session.modified
-        return bool(getattr(session, "refreshed", modified) or (modified and session_key != cookie))
+        return bool(session.modified or getattr(session, "refreshed", False))
 
     async def _set_cookie(self, call: Colour, session: Any, response: HttpResponseBase) -> None:
         max_age = expires = None

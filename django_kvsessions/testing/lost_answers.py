@@ -206,7 +206,7 @@ class CutAnswers(Kit):
         other: str = "",
     ) -> None:
         operation = OPERATIONS[name]
-        keys = [make_key((name, other, number)) for number in range(2 * points + 10)]
+        keys = [make_key((name, other, number)) for number in range(2 * points + 20)]
         key = b""
 
         def prepare() -> None:
@@ -277,5 +277,9 @@ def ways(whole: Cut, points: int) -> Iterator[tuple[str, Cut]]:
         text = f"{what} after {after} of {whole.answered} bytes of the answer"
         yield text, Cut(answer=after, reset=reset)
     yield "reset before the request", Cut(request=0)
-    yield "reset within the request", Cut(request=whole.requested // 2)
+    # What takes several requests must not end between two of them.
+    for part in range(1, 5):
+        after = whole.requested * part // 5
+        text = f"reset after {after} of {whole.requested} bytes of the request"
+        yield text, Cut(request=after)
     yield "reset after the request", Cut(answer=0)

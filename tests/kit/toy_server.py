@@ -82,9 +82,9 @@ class Lost(Exception):
 class ToyStore(Store):
     """Asks again where that does no harm, and else looks whose write is there."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, location: int) -> None:
         super().__init__(max_record_size=100_000)
-        self.port = port
+        self.port = location
         self.lock = threading.Lock()
         self.connection: socket.socket | None = None
         self.stream: BufferedIOBase | None = None
