@@ -29,7 +29,7 @@ import django_kvsessions.stores.redis
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.redis import RedisStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
 from tests.support.servers import serve
 from tests.support.servers_redis import cluster, redis, valkey
@@ -70,6 +70,12 @@ class FewerConformance(RedisConformance):
     kills = 1
 
 
+def cutting_before(server: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        place = f"redis://127.0.0.1:{proxy.port}/0"
+        yield partial(RedisStore, place, **make_store.keywords), proxy
+
+
 class TestRedis(RedisConformance):
     processes = 4
 
@@ -81,11 +87,19 @@ class TestRedis(RedisConformance):
     def outage(self, redis: Server) -> Outage:
         return killing(redis)
 
+    @pytest.fixture
+    def cutting(self, redis: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+        yield from cutting_before(redis, make_store)
+
 
 class TestValkey(FewerConformance):
     @pytest.fixture
     def make_store(self, valkey: Server) -> MakeStore:
         return partial(RedisStore, url(valkey), prefix=uuid.uuid4().hex)
+
+    @pytest.fixture
+    def cutting(self, valkey: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+        yield from cutting_before(valkey, make_store)
 
     @pytest.fixture
     def outage(self, valkey: Server) -> Outage:

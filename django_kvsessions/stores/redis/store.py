@@ -150,19 +150,12 @@ class RedisStore(PagedStore):
             owner = reply
 
     async def _delete(self, call: Colour, key: bytes) -> bool:
+        delete = of.script(of.DELETE, self._name(key), self._index(b""), key)
         try:
-            return await self._delete_once(call, key)
+            reply = await self._wire.write(call, delete)
         except AnswerLost as lost:
-            # Keys are not used again, so what is there now is what was there before.
-            with contextlib.suppress(AnswerLost):
-                if await self._delete_once(call, key):
-                    return True
+            # That nothing is there now does not say who has deleted it.
             raise unknown_outcome() from lost.__cause__
-
-    async def _delete_once(self, call: Colour, key: bytes) -> bool:
-        reply = await self._wire.write(
-            call, of.script(of.DELETE, self._name(key), self._index(b""), key)
-        )
         if isinstance(reply, bytes):
             # The session has ended; what is left in the index goes when it expires.
             with contextlib.suppress(StoreUnavailable):
