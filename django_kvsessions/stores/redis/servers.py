@@ -181,15 +181,16 @@ class Sentinels(Primary):
     async def _find(self, call: Colour) -> tuple[Node, Reply]:
         question = (b"SENTINEL", b"get-master-addr-by-name", self._service.encode())
         failure: Exception | None = None
-        answered = False
+        named = unknown = False
         for sentinel in list(self._sentinels):
             try:
                 [place] = await call(sentinel.talk, sentinel.atalk, [question])
                 if isinstance(place, Exception):
                     raise place
-                answered = True
                 if place is None:
+                    unknown = True
                     continue
+                named = True
                 node = self._at(place[0].decode(), int(place[1]))
                 role = await ask_role(call, node)
             except errors.FAILURES as error:
@@ -199,7 +200,7 @@ class Sentinels(Primary):
                 # The next question is not for one that is out of reach.
                 self._sentinels.sort(key=lambda each, first=sentinel: each is not first)  # type: ignore[misc]
                 return node, role
-        if answered and failure is None and not self._known:
+        if unknown and not named:
             raise StoreUnavailable(
                 f"The Sentinels in LOCATION know no primary named {self._service!r}: "
                 "LOCATION is redis+sentinel://host:port,host:port/name/database, with the name "
