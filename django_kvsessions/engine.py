@@ -60,7 +60,7 @@ class SessionStore(Moves):
 
     def is_empty(self) -> bool:
         # Or middleware would delete a cookie that may be good for other requests.
-        return super().is_empty() and not self.leaves_cookie
+        return super().is_empty() and (self.modified or not self.leaves_cookie)
 
     def exists(self, session_key: str | None) -> bool:
         return run(self._exists(blocking, session_key))

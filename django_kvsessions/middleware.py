@@ -67,7 +67,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         except AttributeError:
             return response
         cookie = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        if cookie is not None and empty:
+        if cookie is not None and empty and not getattr(session, "leaves_cookie", False):
             response.delete_cookie(
                 settings.SESSION_COOKIE_NAME,
                 path=settings.SESSION_COOKIE_PATH,

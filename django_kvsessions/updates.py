@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
@@ -112,19 +112,22 @@ class Updates(State):
             await self._work(call, size, self._merge, former.payload, payload, found.data)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
-        if base == mine:
-            merged = theirs
-        else:
-            # As they come out of the store: JSON, for one, makes strings of keys.
+        merged = theirs
+        if base != mine:
             loads = self.serializer().loads
-            merged = merge_sessions(loads(base), loads(mine), theirs, self._starts)
+            merged = merge_sessions(
+                loads(base), self._session, theirs, self._starts, self._as_stored
+            )
         take_over(self._session, merged)
+
+    def _as_stored(self, data: dict[str, Any]) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.serializer().loads(self._dumps(data)))
 
     async def _mutate(self, call: Colour, function: Callable[[dict[str, Any]], T]) -> T:
         if self._is_notice:
             raise UpdateError
         if self.session_key is None:
-            data = self.serializer().loads(await self._serialized(call, self._session))
+            data = self._as_stored(self._session)
             result = plain(function(data))
             take_over(self._session, data)
             await self._create(call)
@@ -158,11 +161,13 @@ class Updates(State):
         if former is not None and mine == former.payload and not is_cleared:
             take_over(self._session, after)
             return
-        unsaved = loads(mine)
+        unsaved = dict(self._session)
         if former is not None and not is_cleared:
-            unsaved = merge_sessions(loads(former.payload), unsaved, loads(before), self._starts)
+            base = loads(former.payload)
+            unsaved = merge_sessions(base, unsaved, loads(before), self._starts, self._as_stored)
         # The mutation came last, so it counts where both changed the same.
-        take_over(self._session, merge_sessions(loads(before), after, unsaved, {}))
+        merged = merge_sessions(loads(before), after, unsaved, {}, self._as_stored)
+        take_over(self._session, merged)
 
     # Touching
 

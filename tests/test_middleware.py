@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.core.checks import run_checks
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase
 from django.test import AsyncClient, AsyncRequestFactory, Client
 from django.urls import path
 from django.utils import timezone
@@ -24,6 +25,10 @@ from django_kvsessions.stores.base import StoreUnavailable
 
 OURS = "django_kvsessions.middleware.SessionMiddleware"
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
+
+
+#: What the view ``send`` sends.
+FILES: list[BytesIO] = []
 
 
 async def aread(request: HttpRequest) -> HttpResponse:
@@ -76,6 +81,16 @@ def fail(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=500)
 
 
+def modify(request: HttpRequest) -> HttpResponse:
+    request.session.modified = True
+    return HttpResponse()
+
+
+def send(request: HttpRequest) -> HttpResponse:
+    request.session["count"] = 99
+    return FileResponse(FILES[-1])
+
+
 def log_out_elsewhere(request: HttpRequest) -> HttpResponse:
     """Another request ends the session while this one changes it."""
     request.session["count"] = 1000
@@ -96,6 +111,10 @@ urlpatterns = [
     path("aplain", plain),
     path("fail", fail),
     path("afail", fail),
+    path("modify", modify),
+    path("amodify", modify),
+    path("send", send),
+    path("asend", send),
     path("elsewhere", log_out_elsewhere),
     path("aelsewhere", log_out_elsewhere),
 ]
@@ -185,6 +204,49 @@ def test_a_cookie_of_a_session_that_is_gone_is_deleted(visitor: Visitor) -> None
     assert response["Vary"] == "Cookie"
 
 
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("cookie", ["unknown", "expired", "ended"])
+@pytest.mark.parametrize(("every", "name"), [(True, "plain"), (True, "read"), (False, "modify")])
+def test_a_cookie_that_opens_nothing_makes_way_for_a_new_one(
+    cookie: str, every: bool, name: str, visitor: Visitor, settings: LazySettings
+) -> None:
+    settings.SESSION_SAVE_EVERY_REQUEST = every
+    with freeze_time() as clock:
+        if cookie == "unknown":
+            visitor.client.cookies["sessionid"] = "a" * 32
+        else:
+            visitor.get("write")
+            if cookie == "ended":
+                SessionStore(visitor.cookie).flush()
+            clock.tick(0 if cookie == "ended" else 15 * 24 * 3600)
+        former = visitor.cookie
+        response = visitor.get(name)
+        assert response.status_code == 200
+        assert visitor.cookie != former
+        assert visitor.get("write").content == b"1"
+
+
+@pytest.mark.usefixtures("either")
+def test_a_worker_that_does_not_know_the_key_yet_leaves_the_cookie_alone(
+    visitor: Visitor, settings: LazySettings
+) -> None:
+    visitor.get("write")
+    cookie, known = visitor.cookie, settings.SECRET_KEY
+    settings.SECRET_KEY = "a key that another worker does not know"
+    for name in ("read", "plain"):
+        response = visitor.get(name)
+        assert response.status_code == 200
+        assert not response.cookies
+    settings.SECRET_KEY = known
+    assert visitor.cookie == cookie
+    assert visitor.get("read").content == b"1"
+    # Who logs in there, or fills a cart, gets a session all the same.
+    settings.SECRET_KEY = "a key that another worker does not know"
+    assert visitor.get("write").status_code == 200
+    assert visitor.cookie != cookie
+    assert visitor.get("read").content == b"1"
+
+
 class Unavailable:
     """Makes every call of a store fail, as when its server is gone."""
 
@@ -248,6 +310,34 @@ def test_a_new_session_that_could_not_be_stored_gets_no_cookie(
     response = visitor.get("write")
     assert response.status_code == 503
     assert not response.cookies
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_life_that_could_not_be_extended_fails_no_page(
+    every: bool, visitor: Visitor, unavailable: Unavailable, settings: LazySettings
+) -> None:
+    visitor.get("write")
+    settings.SESSION_SAVE_EVERY_REQUEST = every
+    settings.SESSION_TOUCH_INTERVAL = 0
+    unavailable("touch")
+    response = visitor.get("read")
+    assert (response.status_code, response.content) == (200, b"1")
+    unavailable("load")
+    assert visitor.get("plain").status_code == 200
+    assert visitor.cookie
+
+
+def test_a_response_that_a_503_replaces_is_closed(
+    visitor: Visitor, unavailable: Unavailable
+) -> None:
+    visitor.get("write")
+    FILES[:] = [BytesIO(b"file")]
+    unavailable("replace")
+    response = visitor.get("send")
+    assert response.status_code == 503
+    assert b"".join(response) == b"The session store is unavailable."
+    response.close()
+    assert FILES[0].closed
 
 
 def test_an_outage_at_the_load_is_the_sites_to_handle_and_the_cookie_stays(
@@ -401,3 +491,24 @@ def test_other_engines_work_under_it(
     for count in range(1, 4):
         assert visitor.get("write").content == str(count).encode()
     assert visitor.get("read").content == b"3"
+
+
+class Marking(SessionMiddleware):
+    def process_request(self, request: HttpRequest) -> None:
+        super().process_request(request)
+        request.META["SEEN"] = "request"
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> Any:
+        response = super().process_response(request, response)
+        response["X-Marked"] = request.META["SEEN"] + " and response"
+        return response
+
+
+def test_what_a_subclass_does_to_a_response_is_done_in_async_too(
+    visitor: Visitor, settings: LazySettings
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.Marking"]
+    for count in range(1, 3):
+        response = visitor.get("write")
+        assert response["X-Marked"] == "request and response"
+        assert response.content == str(count).encode()
