@@ -23,7 +23,7 @@ from django_kvsessions.stores.redis.servers import Servers
 
 __all__ = ["Cluster"]
 
-SLOTS: Command = (b"CLUSTER SLOTS",)
+SLOTS: Command = (b"CLUSTER", b"SLOTS")
 ASKING: Command = (b"ASKING",)
 # While slots move, a node may send on to another, and that one to a third.
 ATTEMPTS = 5

@@ -17,7 +17,7 @@ def check_server(wire: Wire, alias: str) -> list[checks.CheckMessage]:
     node = run(wire.primaries(blocking))[0]
     for name in ("maxmemory-policy", "save", "appendonly"):
         try:
-            reply = run(wire.ask(blocking, node, (b"CONFIG GET", name.encode())))
+            reply = run(wire.ask(blocking, node, (b"CONFIG", b"GET", name.encode())))
         except StoreUnavailable as error:
             if wire.is_answer(error.__cause__):
                 # Hosted servers keep it to themselves.

@@ -106,9 +106,14 @@ class RedisStore(PagedStore):
         token = of.new_token()
         until = of.listed_until(record.expires)
         stored = of.value(record, token, until)
-        create = of.script(of.CREATE, self._name(key), stored, of.ttl(record.expires))
+        name, last = self._name(key), of.ttl(record.expires)
+        put = (b"SET", name, stored, b"PX", last, b"NX")
         try:
-            return bool(await self._wire.write(call, *self._list(key, record.owner, until), create))
+            if await self._wire.write(call, *self._list(key, record.owner, until), put):
+                return True
+            # What is there may have expired by our clock, and not by the server's.
+            create = of.script(of.CREATE, name, stored, last)
+            return bool(await self._wire.write(call, create))
         except AnswerLost as lost:
             return await self._prove_written(call, key, token, lost)
 
