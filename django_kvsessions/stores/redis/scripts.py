@@ -19,7 +19,6 @@ __all__ = [
     "DELETE",
     "LIST",
     "REPLACE",
-    "REVISION",
     "SCRIPTS",
     "TELL_INDEX",
     "TIME",
@@ -28,6 +27,9 @@ __all__ = [
     "Command",
     "Head",
     "Reply",
+    "bucket",
+    "condition",
+    "listed",
     "listed_until",
     "new_token",
     "script",
@@ -49,6 +51,8 @@ TOKEN_SIZE = 8
 HEADER = struct.Struct(f">dQ{TOKEN_SIZE}sB")
 # Only where there is an owner: until when its index lists the session, in whole seconds.
 OWNED = struct.Struct(f">I{OWNER_SIZE}s")
+
+MARK_SIZE = 4
 
 
 def field(of: str, start: int, size: int) -> str:
@@ -125,19 +129,20 @@ redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-# ARGV: now, the name of an index without its owner, the key. Returns the owner where its
-# index still lists the session: a cluster has it elsewhere.
+# ARGV: now, the name of an index without its end, the key. Returns the owner where an index
+# still lists the session: a cluster has it elsewhere.
 DELETE = f"""{LIVE}
 redis.call('DEL', KEYS[1])
 if not head then return 0 end
 if {is_owned("head")} then
   local owner = {owner_of("head")}
-  local removed = redis.pcall('ZREM', ARGV[2] .. owner, ARGV[3])
+  local index = ARGV[2] .. owner:sub(1, 1) .. string.char(owner:byte(2) - owner:byte(2) % 32)
+  local removed = redis.pcall('ZREM', index, {field("owner", 1, MARK_SIZE)} .. ARGV[3])
   if type(removed) == 'table' and removed.err then return owner end
 end
 return 1
 """
-# An owner's index: sessions by until when they are listed. ARGV: now, ttl, until, key.
+# An index: sessions by until when they are listed. ARGV: now, ttl, until, what is listed.
 LIST = f"""
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ({expires_of("ARGV[1]")}))
@@ -156,6 +161,17 @@ SCRIPTS = {digest: each.encode() for each, digest in DIGESTS.items()}
 
 # The longest TTL asked for, in ms: what comes later overflows in some servers.
 MAX_TTL = 10**15
+
+
+def bucket(owner: bytes) -> bytes:
+    """Which of 2048 indexes lists the sessions of an owner. One for each owner would take
+    a third of what a small session takes."""
+    return bytes((owner[0], owner[1] & 0xE0))
+
+
+def listed(owner: bytes, key: bytes) -> bytes:
+    """A session as an index has it. Whose it is for certain, its record says."""
+    return owner[1 : 1 + MARK_SIZE] + key
 
 
 class Head(NamedTuple):
@@ -204,3 +220,8 @@ def ttl(expires: float) -> bytes:
 
 def new_token() -> bytes:
     return os.urandom(TOKEN_SIZE)
+
+
+def condition(expected: int | None) -> bytes:
+    """The revision that a record must have; nothing where any will do."""
+    return b"" if expected is None else REVISION.pack(expected)

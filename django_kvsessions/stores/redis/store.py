@@ -121,7 +121,7 @@ class RedisStore(PagedStore):
         self, call: Colour, key: bytes, record: Record, expected: int | None
     ) -> bool:
         token = of.new_token()
-        last = of.ttl(record.expires), condition(expected)
+        last = of.ttl(record.expires), of.condition(expected)
         name = self._name(key)
         try:
             replaced = await self._wire.write(
@@ -141,7 +141,7 @@ class RedisStore(PagedStore):
         until = of.listed_until(expires)
         owner = b""
         while True:
-            arguments = of.TIME.pack(expires), of.ttl(expires), condition(expected)
+            arguments = of.TIME.pack(expires), of.ttl(expires), of.condition(expected)
             touch = of.script(of.TOUCH, self._name(key), *arguments, owner, of.UNTIL.pack(until))
             try:
                 reply = await self._wire.write(call, *self._list(key, owner, until), touch)
@@ -155,7 +155,7 @@ class RedisStore(PagedStore):
             owner = reply
 
     async def _delete(self, call: Colour, key: bytes) -> bool:
-        delete = of.script(of.DELETE, self._name(key), self._index(b""), key)
+        delete = of.script(of.DELETE, self._name(key), self._prefix + b"o", key)
         try:
             reply = await self._wire.write(call, delete)
         except AnswerLost as lost:
@@ -164,7 +164,7 @@ class RedisStore(PagedStore):
         if isinstance(reply, bytes):
             # The session has ended; what is left in the index goes when it expires.
             with contextlib.suppress(StoreUnavailable):
-                await self._wire.read(call, [(b"ZREM", self._index(reply), key)])
+                await self._wire.read(call, [(b"ZREM", self._index(reply), of.listed(reply, key))])
         return bool(reply)
 
     async def _head(self, call: Colour, key: bytes) -> of.Head | None:
@@ -204,10 +204,11 @@ class RedisStore(PagedStore):
 
     async def _page_of_owner(self, call: Colour, owner: bytes, start: Rest | None) -> Page:
         if start is None:
-            since = b"(%r" % now()
-            command = (b"ZRANGEBYSCORE", self._index(owner), since, b"+inf")
-            [keys] = await self._wire.read(call, [command])
-            start = Rest([self._name(key) for key in keys], b"0", [])
+            command = (b"ZRANGEBYSCORE", self._index(owner), b"(%r" % now(), b"+inf")
+            [members] = await self._wire.read(call, [command])
+            mark = of.listed(owner, b"")
+            names = [self._name(each[len(mark) :]) for each in members if each.startswith(mark)]
+            start = Rest(names, b"0", [])
         names, rest = start.names[:PAGE], start.names[PAGE:]
         found = await self._records(call, names)
         owned = [(key, record) for key, record in found if record.owner == owner]
@@ -265,14 +266,18 @@ class RedisStore(PagedStore):
         return b"%br%b" % (self._prefix, key)
 
     def _index(self, owner: bytes) -> bytes:
-        return b"%bo%b" % (self._prefix, owner)
+        return b"%bo%b" % (self._prefix, of.bucket(owner))
 
     def _list(self, key: bytes, owner: bytes, until: int) -> list[of.Command]:
         """What lists a session in its owner's index. It comes before the write of the
         record, because the index may list what is not there, but not the other way round."""
         if not owner:
             return []
-        return [of.script(of.LIST, self._index(owner), of.ttl(until), b"%d" % until, key)]
+        return [
+            of.script(
+                of.LIST, self._index(owner), of.ttl(until), b"%d" % until, of.listed(owner, key)
+            )
+        ]
 
     def _record(self, stored: bytes | None) -> Record | None:
         if stored is None:
@@ -290,7 +295,3 @@ class RedisStore(PagedStore):
                 f"A key of Redis at {self._wire.servers.name} begins with "
                 f"{self._prefix.decode()!r} but holds no session: is the prefix shared?"
             ) from None
-
-
-def condition(expected: int | None) -> bytes:
-    return b"" if expected is None else of.REVISION.pack(expected)

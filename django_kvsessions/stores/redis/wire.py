@@ -98,9 +98,12 @@ class Wire:
         no_script = self._errors.NO_SCRIPT
         unknown = [at for at, reply in enumerate(replies) if isinstance(reply, no_script)]
         if unknown:
-            second = await self.servers.talk(
-                call, [whole(commands[at]) for at in unknown], again=again
-            )
+            rest = [whole(commands[at]) for at in unknown]
+            try:
+                second = await self.servers.talk(call, rest, again=again)
+            except self._errors.CONNECTION as error:
+                # The first part has been done, so that what is there proves nothing of the rest.
+                raise self._failure(error) from error
             for at, reply in zip(unknown, second, strict=True):
                 replies[at] = reply
         for reply in replies:
