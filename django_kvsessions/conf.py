@@ -17,6 +17,8 @@ from django_kvsessions.serializers import MessagePackSerializer
 
 DEFAULT_ALIAS = "default"
 DEFAULT_BACKEND = "django_kvsessions.stores.semidbm.SemidbmStore"
+#: Seconds, some 7,600 years: counted from now, the year 9999 ends what datetime can hold.
+LONGEST_AGE = 240_000_000_000
 
 
 # Looking up a setting that the project leaves out costs a microsecond each
@@ -30,16 +32,25 @@ def store_alias() -> str:
 
 
 @cache
-def stores() -> dict[str, dict[str, Any]]:
-    """SESSION_STORES with the defaults filled in."""
+def _configured() -> Mapping[str, Any]:
     configured = getattr(settings, "SESSION_STORES", None) or {DEFAULT_ALIAS: {}}
     if not isinstance(configured, Mapping):
         raise ImproperlyConfigured("SESSION_STORES must be a dict of aliases, as CACHES is.")
-    return {alias: _store(alias, config) for alias, config in configured.items()}
+    return configured
 
 
-def _store(alias: str, config: Any) -> dict[str, Any]:
-    where = f"SESSION_STORES[{alias!r}]"
+def aliases() -> list[str]:
+    """The aliases of SESSION_STORES, whatever stands under them."""
+    return list(_configured())
+
+
+@cache
+def store(alias: str) -> dict[str, Any]:
+    """One alias of SESSION_STORES with the defaults filled in, whatever is wrong with others."""
+    if alias not in _configured():
+        there = ", ".join(map(repr, _configured()))
+        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {there}.")
+    where, config = f"SESSION_STORES[{alias!r}]", _configured()[alias]
     if not isinstance(config, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dict, not {type(config).__name__}.")
     known: dict[str, Any] = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
@@ -110,11 +121,11 @@ def _seconds(name: str, *, at_least: int) -> float | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    # Neither True nor NaN is a number of seconds, and a million years is a slip.
-    if type(seconds) not in (int, float) or not at_least <= seconds <= 1e13:
+    # Neither True nor NaN is a number of seconds.
+    if type(seconds) not in (int, float) or not at_least <= seconds <= LONGEST_AGE:
         raise ImproperlyConfigured(
-            f"{name} is None, a number of seconds from {at_least} on, or a timedelta; "
-            f"not {value!r}."
+            f"{name} must be None, a number of seconds from {at_least} to {LONGEST_AGE}, or a "
+            f"timedelta of as much; not {value!r}."
         )
     return float(seconds)
 
@@ -122,7 +133,8 @@ def _seconds(name: str, *, at_least: int) -> float | None:
 def _forget(*, setting: str, **kwargs: Any) -> None:
     for function in (
         store_alias,
-        stores,
+        _configured,
+        store,
         serializer,
         absolute_age,
         touch_interval,

@@ -120,7 +120,7 @@ class SessionStore(Moves):
         Parallel requests that begin with the same default are merged by it,
         as if it had been stored.
         """
-        self._starts[key] = value
+        self._starts = {**self._starts, key: value}
 
     # Storing
 

@@ -35,8 +35,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
       cookie stays. In the middle of one, ``StoreUnavailable`` goes to the
       site's own error handling.
     - With SESSION_TOUCH_INTERVAL set, reading a session extends its life too.
-    - The cookie is sent again when the record was written or touched, and not
-      with every response under SESSION_SAVE_EVERY_REQUEST.
+    - The cookie is sent again once in a touch interval, and not with each
+      response.
+    - The id from before a login neither deletes nor replaces the cookie that
+      came with the login.
     """
 
     #: It can leave the cookie of a session alone that another request has moved.
@@ -124,7 +126,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if status_code >= 500:
             # The id that the visitor has opens nothing any more.
             return bool(session_key != cookie and getattr(session, "has_moved", False))
-        return bool(session.modified or getattr(session, "refreshed", False))
+        return bool(getattr(session, "cookie_is_due", session.modified))
 
     async def _set_cookie(self, call: Colour, session: Any, response: HttpResponseBase) -> None:
         max_age = expires = None

@@ -78,7 +78,7 @@ class Moves(Updates):
         """Remove the new record, and go on under the former id."""
         store, key = self.store, self._key
         self._session_key, self._moved_to, self._saved = session_key, moved_to, saved
-        self.has_moved = self.refreshed = self._is_new_id = False
+        self.has_moved = self.cookie_is_due = self._is_new_id = False
         await call(store.delete, store.adelete, key)
 
     async def _end(self, call: Colour) -> None:

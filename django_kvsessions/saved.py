@@ -6,10 +6,13 @@ import logging
 import os
 from typing import Any, NamedTuple
 
+from django.contrib.auth import SESSION_KEY as USER_ID
+
 from django_kvsessions import codec, conf
-from django_kvsessions.stores.base import Record, now
+from django_kvsessions.stores.base import Provisional, Record, now
 
 __all__ = [
+    "EXPIRY",
     "Answer",
     "Found",
     "Moved",
@@ -23,6 +26,8 @@ __all__ = [
 
 security_log = logging.getLogger("django.security.SuspiciousSession")
 
+#: Where Django keeps what ``set_expiry`` was given.
+EXPIRY = "_session_expiry"
 #: Seconds for which a session that has got a new id is remembered under the former one.
 NOTICE_AGE = 60
 #: How many times ``max_record_size`` a session may have when it is opened.
@@ -39,8 +44,17 @@ class Saved(NamedTuple):
     owner: bytes
     #: The user id, as text; ``None`` for an anonymous session.
     user: str | None
+    #: What ``set_expiry`` was given.
+    expiry: object
     #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
     is_stale: bool = False
+    #: Where it was stored in a transaction of the site's: that write, and what it was before.
+    provisional: Provisional | None = None
+    before: Saved | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.provisional is None or self.provisional.is_committed
 
 
 class Found(NamedTuple):
@@ -85,9 +99,10 @@ def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) 
     age = conf.absolute_age()
     if age is not None and created + age <= now():
         return None
-    user = data.get("_auth_user_id")
+    user = data.get(USER_ID)
     user = None if user is None else str(user)
-    return Found(Saved(payload, created, expires, revision, owner, user, is_stale), data)
+    expiry = data.get(EXPIRY)
+    return Found(Saved(payload, created, expires, revision, owner, user, expiry, is_stale), data)
 
 
 def _unreadable(reason: str) -> Unreadable:

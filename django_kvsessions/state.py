@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from django.contrib.auth import SESSION_KEY as USER_ID
@@ -13,6 +14,7 @@ from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime, created
 from django_kvsessions.saved import (
+    EXPIRY,
     LARGEST_RATIO,
     Answer,
     Found,
@@ -42,35 +44,40 @@ class State(Lifetime):
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
         _session: dict[str, Any]
 
+    # Of the class, as most requests only read: an object gets what it changes.
+
+    #: Whether the visitor needs the cookie, a new one or one that lives on.
+    cookie_is_due = False
+    #: Whether this object gave the session a new id in the place of a former one.
+    has_moved = False
+    #: Whether the cookie is that of a session which is there, and not this object's to end.
+    leaves_cookie = False
+    # Whether another request has given the session a new id.
+    _is_notice = False
+    _saved: Saved | None = None
+    # The storage key, where another request has moved the session there.
+    _moved_to: bytes | None = None
+    # Whether what is saved next replaces everything, whoever wrote it.
+    _is_cleared = False
+    # What parallel requests have begun with, where the session had nothing.
+    _starts: Mapping[str, Any] = MappingProxyType({})
+    _has_login = False
+    # Whether the id is too old for the login that was made under it.
+    _needs_new_id = False
+    _is_new_id = False
+
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
         self._session_key = session_key
         self.accessed = False
         self.modified = False
         self.serializer = conf.serializer()
-        self._forget()
-        #: Whether this object wrote or touched the record, so that the cookie is due too.
-        self.refreshed = False
-        #: Whether this object gave the session a new id in the place of a former one.
-        self.has_moved = False
-        #: Whether the cookie is that of a session which is there, and not this object's to end.
-        self.leaves_cookie = False
-        # Whether another request has given the session a new id.
-        self._is_notice = False
 
     def _forget(self) -> None:
         """Know nothing of any stored session."""
-        self._saved: Saved | None = None
-        # The storage key, where another request has moved the session there.
-        self._moved_to: bytes | None = None
-        # Whether what is saved next replaces everything, whoever wrote it.
-        self._is_cleared = False
-        # What parallel requests have begun with, where the session had nothing.
-        self._starts: dict[str, Any] = {}
-        self._has_login = False
-        # Whether the id is too old for the login that was made under it.
-        self._needs_new_id = False
-        self._is_new_id = False
+        self._saved = self._moved_to = None
+        self._is_cleared = self._has_login = self._needs_new_id = self._is_new_id = False
+        self._starts = {}
 
     @property
     def store(self) -> Store:
@@ -89,28 +96,24 @@ class State(Lifetime):
         return await self._open(call, key, await call(store.load, store.aload, key))
 
     async def _open(self, call: Colour, key: bytes, record: Record | None) -> Answer:
-        size = 0 if record is None else len(record.data)
-        return await self._work(call, size, self._opened, key, record)
+        if record is None or len(record.data) < LONG_WORK:
+            return self._opened(key, record)
+        return await call(self._opened, in_thread(self._opened), key, record)
 
     def _opened(self, key: bytes, record: Record | None) -> Answer:
+        if record is None:
+            return None
         return open_record(self.serializer(), key, record, self._limit)
 
     @property
     def _limit(self) -> int:
         return LARGEST_RATIO * self.store.max_record_size
 
-    async def _work(
-        self,
-        call: Colour,
-        size: int,
-        function: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Do it here, or in a thread where it would keep an event loop from its other work."""
-        if size < LONG_WORK:
-            return function(*args, **kwargs)
-        return await call(function, in_thread(function), *args, **kwargs)
+    def _is_large(self, payload: bytes | None = None) -> bool:
+        """Whether its handling is long work, which is done in a thread in async."""
+        if payload is None:
+            payload = b"" if self._saved is None else self._saved.payload
+        return len(payload) >= LONG_WORK
 
     async def _catch_up(self, call: Colour) -> Found:
         """The session as it is stored now, wherever it has moved to.
@@ -164,19 +167,34 @@ class State(Lifetime):
             owner = former.owner
         else:
             owner = codec.owner_digest(user)
-        expires = self._expires(data.get("_session_expiry"), life)
-        return Saved(payload, life, expires, new_revision(), owner, user)
+        expiry = data.get(EXPIRY)
+        expires = self._expires(expiry, life)
+        return Saved(payload, life, expires, new_revision(), owner, user, expiry)
 
     def _record(self, key: bytes, saved: Saved) -> Record:
         return make_record(key, saved, self._limit)
 
     def _keep(self, saved: Saved, has_login: bool = False) -> None:
-        self._saved, self._has_login = saved, has_login
-        self._is_cleared, self.refreshed = False, True
+        if (provisional := self.store.provisional()) is not None:
+            saved = saved._replace(provisional=provisional, before=self._saved)
+        self.cookie_is_due = self.cookie_is_due or self._renews_cookie(self._saved, saved)
+        self._saved, self._has_login, self._is_cleared = saved, has_login, False
+
+    def _base(self, revision: int) -> Saved:
+        """What this object last loaded or stored of what is at that revision now.
+
+        What it stored in a transaction that was rolled back is not saved yet.
+        """
+        saved = self._saved
+        assert saved is not None
+        while saved.before is not None and saved.revision != revision and not saved.is_final:
+            saved = saved.before
+        return saved
 
     async def _serialized(self, call: Colour, data: dict[str, Any]) -> bytes:
-        size = 0 if self._saved is None else len(self._saved.payload)
-        return await self._work(call, size, self._dumps, data)
+        if self._is_large():
+            return await call(self._dumps, in_thread(self._dumps), data)
+        return self._dumps(data)
 
     def _dumps(self, data: dict[str, Any]) -> bytes:
         dumps = self.serializer().dumps

@@ -19,9 +19,10 @@ from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec
 from django_kvsessions.colours import Colour
+from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
-from django_kvsessions.saved import Found, Saved
-from django_kvsessions.state import State
+from django_kvsessions.saved import EXPIRY, Found, Saved
+from django_kvsessions.state import State, in_thread
 from django_kvsessions.stores.base import StoreError, StoreUnavailable
 
 __all__ = ["ATTEMPTS", "Updates"]
@@ -68,6 +69,7 @@ class Updates(State):
         saved = self._next(payload, self._session, None, begun)
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
+        self._saved = None
         self._keep(saved)
         return True
 
@@ -81,7 +83,8 @@ class Updates(State):
             # Judged by the bytes, since a nested change leaves the modified flag alone.
             if payload == former.payload and not former.is_stale:
                 is_there = await self._touch_if_due(call)
-                if not self.modified or (is_there and not self._is_cleared):
+                is_settled = former.is_final and not self.modified
+                if is_settled or (is_there and not self._is_cleared):
                     # That an unchanged session has ended is nothing to tell anybody about.
                     return
                 # Nothing to write, and yet who saves wants to know of a logout.
@@ -100,16 +103,22 @@ class Updates(State):
 
     async def _replace(self, call: Colour, saved: Saved, expected: int) -> bool:
         store, key = self.store, self._key
-        record = await self._work(call, len(saved.payload), self._record, key, saved)
+        if self._is_large(saved.payload):
+            record = await call(self._record, in_thread(self._record), key, saved)
+        else:
+            record = self._record(key, saved)
         return await call(store.replace, store.areplace, key, record, expected=expected)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
-        former, self._saved = self._saved, found.saved
-        assert former is not None
+        former = self._base(found.saved.revision)
+        self._saved = found.saved._replace(provisional=former.provisional, before=former.before)
         if not self._is_cleared:
-            size = len(payload)
-            await self._work(call, size, self._merge, former.payload, payload, found.data)
+            merge = self._merge
+            if self._is_large(payload):
+                await call(merge, in_thread(merge), former.payload, payload, found.data)
+            else:
+                merge(former.payload, payload, found.data)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
         merged = theirs
@@ -135,6 +144,9 @@ class Updates(State):
         started = time.monotonic()
         for attempt in range(ATTEMPTS):
             before, data = await self._catch_up(call)
+            if self._saved is not None:
+                former = self._saved = self._base(before.revision)
+                before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
             payload = await self._serialized(call, data)
             saved = before
@@ -144,7 +156,10 @@ class Updates(State):
                     await pause(call, attempt, started)
                     continue
             mine = await self._serialized(call, self._session)
-            await self._work(call, len(payload), self._adopt, before.payload, mine, data)
+            if self._is_large(payload):
+                await call(self._adopt, in_thread(self._adopt), before.payload, mine, data)
+            else:
+                self._adopt(before.payload, mine, data)
             is_cleared = self._is_cleared or self._saved is None
             if saved is before:
                 self._saved = saved
@@ -173,9 +188,8 @@ class Updates(State):
 
     async def _touch_if_due(self, call: Colour) -> bool:
         """Whether the record is known to be there, with nothing left to be done."""
-        assert self._saved is not None
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
-        if abs(expires - self._saved.expires) < self._touch_interval():
+        expires = self._due_expiry()
+        if expires is None:
             return False
         try:
             return await self._touch(call, expires)
@@ -184,22 +198,27 @@ class Updates(State):
             logger.warning("The life of a session could not be extended.", exc_info=True)
             return not self.modified
 
+    def _due_expiry(self) -> float | None:
+        """When the record is to expire from now on; ``None`` if it need not be told yet."""
+        assert self._saved is not None
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
+        is_due = abs(expires - self._saved.expires) >= touch_interval(expires)
+        return expires if is_due else None
+
     async def _touch(self, call: Colour, expires: float) -> bool:
         """Move the expiry of what this object loaded; ``False`` if it is not there any more."""
         store, saved = self.store, self._saved
         assert saved is not None
         touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
         if touched:
-            self._saved, self.refreshed = saved._replace(expires=expires), True
+            self._saved, self.cookie_is_due = saved._replace(expires=expires), True
         return touched
 
     async def _slide(self, call: Colour) -> bool:
         if self.session_key is None or self._saved is None:
             return False
-        expires = self._expires(self._session.get("_session_expiry"), self._saved.created)
-        if abs(expires - self._saved.expires) < self._touch_interval():
-            return False
-        return await self._touch(call, expires)
+        expires = self._due_expiry()
+        return expires is not None and await self._touch(call, expires)
 
 
 async def pause(call: Colour, attempt: int, started: float) -> None:

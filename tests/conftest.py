@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.stem in DRIVERS:
             item.add_marker("servers")
         if item.path.stem in SAME_ON_EVERY_DJANGO or (
-            folder in ("kit", "stores") and item.path.stem != "test_database"
+            folder in ("kit", "stores") and not item.path.stem.startswith("test_database")
         ):
             item.add_marker("same")
 

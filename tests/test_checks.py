@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from django.conf import global_settings
 from django.core import checks
 from django.core.checks import CheckMessage, run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -25,6 +26,10 @@ from django_kvsessions.stores.memory import MemoryStore
 
 SEMIDBM = "django_kvsessions.stores.semidbm.SemidbmStore"
 MEMORY = "django_kvsessions.stores.memory.MemoryStore"
+LMDB = "django_kvsessions.stores.lmdb.LMDBStore"
+LAYERED = "django_kvsessions.stores.layered.LayeredStore"
+DRIVER = "tests.support.odd_stores.DriverStore"
+ENGINE = "django_kvsessions.engine"
 
 
 def check(*, deploy: bool = False) -> list[CheckMessage]:
@@ -99,6 +104,141 @@ class DemandingStore(MemoryStore):
         super().__init__()
 
 
+# What a newcomer gets wrong in the first hour
+
+
+@pytest.mark.parametrize(
+    ("wrong", "number", "named", "cure"),
+    [
+        ({"SESSION_COOKIE_AGE": "3600"}, "E013", "SESSION_COOKIE_AGE", "above 0"),
+        ({"SESSION_COOKIE_AGE": "3600"}, "E013", "not '3600'", "without quotes"),
+        ({"SESSION_COOKIE_AGE": 0}, "E013", "SESSION_COOKIE_AGE", "EXPIRE_AT_BROWSER_CLOSE"),
+        ({"SESSION_COOKIE_AGE": -1}, "E013", "SESSION_COOKIE_AGE", "above 0"),
+        ({"SESSION_COOKIE_AGE": True}, "E013", "SESSION_COOKIE_AGE", "above 0"),
+        ({"SESSION_COOKIE_AGE": None}, "E013", "SESSION_COOKIE_AGE", "above 0"),
+        ({"SESSION_COOKIE_AGE": 1e12}, "E013", "SESSION_COOKIE_AGE", "up to 240000000000"),
+        ({"SESSION_COOKIE_AGE": timedelta(days=1)}, "E013", "SESSION_COOKIE_AGE", "60 * 60"),
+        ({"SESSION_ABSOLUTE_AGE": 1e12}, "E011", "SESSION_ABSOLUTE_AGE", "to 240000000000"),
+        ({"SESSION_ENGINE": "django-kvsessions.engine"}, "E010", "SESSION_ENGINE", ENGINE),
+        ({"SESSION_ENGINE": "kvsessions.engine"}, "E010", "'kvsessions.engine'", ENGINE),
+        ({"SESSION_ENGINE": "json"}, "E010", "without a SessionStore", ENGINE),
+        ({"SESSION_ENGINE": "tests.broken_engine"}, "E010", "'tests.broken_engine'", ENGINE),
+        ({"SESSION_ENGINE": 7}, "E010", "SESSION_ENGINE is 7", ENGINE),
+        ({"SESSION_STORE": {"default": {}}}, "W007", "SESSION_STORE ", "SESSION_STORES?"),
+        ({"SESSION_STORES_ALIAS": "x"}, "W007", "SESSION_STORES_ALIAS", "SESSION_STORE_ALIAS?"),
+        ({"SESSIONS_STORES": {"default": {}}}, "W007", "SESSIONS_STORES", "SESSION_STORES?"),
+        ({"SESSION_ABSOLUT_AGE": 60}, "W007", "SESSION_ABSOLUT_AGE", "SESSION_ABSOLUTE_AGE?"),
+        ({"SESSION_TOUCH_INTERVALL": 6}, "W007", "TOUCH_INTERVALL", "SESSION_TOUCH_INTERVAL?"),
+        ({"SESSION_ENCRYPTON": True}, "W007", "SESSION_ENCRYPTON", "SESSION_ENCRYPTION?"),
+        ({"SESSION_ENCRYPTION": True}, "W008", "SESSION_ENCRYPTION", "Remove it"),
+        ({"SESSION_MAX_PER_USER": 3}, "W008", "SESSION_MAX_PER_USER", "Remove it"),
+        ({"OPTIONS": {"lock_timeout": "10"}}, "E003", "['default']", "lock_timeout"),
+        ({"OPTIONS": {"lock_timout": 10}}, "E003", "'lock_timout'", "Did you mean 'lock_timeout'?"),
+        ({"OPTIONS": {7: 10}}, "E003", "has 7", "it knows durability, "),
+        (
+            {"BACKEND": DRIVER, "OPTIONS": {"prefx": "mysite"}},
+            "E003",
+            "DriverStore itself knows prefix; anything else in OPTIONS goes to its driver.",
+            "Did you mean 'prefix'?",
+        ),
+        ({"BACKEND": DRIVER, "OPTIONS": {"raw": 1, "colour": 1}}, "E003", "'colour'", "prefix;"),
+        ({"BACKEND": DRIVER, "OPTIONS": {7: 10}}, "E003", "has 7", "it knows prefix"),
+    ],
+)
+def test_each_of_the_likeliest_mistakes_is_told_with_the_setting_and_the_cure(
+    settings: DjangoSettings,
+    tmp_path: Path,
+    wrong: dict[str, Any],
+    number: str,
+    named: str,
+    cure: str,
+) -> None:
+    settings.DEBUG = True
+    store = {name: wrong[name] for name in wrong if not name.startswith("SESSION")}
+    settings.SESSION_STORES = {"default": {"LOCATION": tmp_path / "sessions", **store}}
+    if "BACKEND" in store:
+        settings.SESSION_STORES = {"default": store}
+    for name in wrong.keys() - store.keys():
+        setattr(settings, name, wrong[name])
+    message = only_message()
+    assert message.id == f"kvsessions.{number}"
+    assert named in message.msg
+    assert cure in f"{message.msg} {message.hint}"
+
+
+def test_an_option_of_the_driver_that_is_wrong_is_not_taken_for_a_slip(
+    settings: DjangoSettings,
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {"default": {"BACKEND": DRIVER, "OPTIONS": {"timeout": 5}}}
+    assert check() == []
+    settings.SESSION_STORES = {
+        "default": {"BACKEND": DRIVER, "OPTIONS": {"raw": True, "timeout": "long"}}
+    }
+    assert only_message().msg.startswith("SESSION_STORES['default']: TypeError: '<=' not supported")
+    settings.SESSION_STORES = {"default": {"BACKEND": DRIVER, "OPTIONS": {"timeout": 0}}}
+    assert only_message().msg == (
+        "SESSION_STORES['default']: OPTIONS['timeout'] must be a number of seconds above 0."
+    )
+
+
+def test_a_misspelt_engine_is_told_where_the_site_would_not_use_this_package_at_all(
+    settings: DjangoSettings,
+) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    settings.SESSION_STORES = None
+    settings.SESSION_STORE = {"default": {}}
+    assert check() == []
+    settings.SESSION_ENGIN = ENGINE
+    assert only_message().hint == "Did you mean SESSION_ENGINE?"
+
+
+def test_settings_of_django_and_of_other_packages_are_no_slips(settings: DjangoSettings) -> None:
+    for name in dir(global_settings):
+        if name.startswith("SESSION_"):
+            setattr(settings, name, getattr(global_settings, name))
+    settings.SESSION_ENGINE = ENGINE
+    for name in (
+        "SESSION_REDIS",
+        "SESSION_REDIS_HOST",
+        "SESSION_CACHE_ALIAS",
+        "SESSION_COOKIE_PARTITIONED",
+        "SESSION_ENCRYPTION_KEY",
+        "SESSION_EXPIRE_SECONDS",
+        "SESSION_EXPIRE_AFTER_LAST_ACTIVITY",
+        "SESSION_IDLE_TIMEOUT",
+        "SESSION_LIMIT_PER_USER",
+        "SESSION_SECURITY_EXPIRE_AFTER",
+        "SESSION_SECURITY_WARN_AFTER",
+        "SESSION_TIMEOUT",
+        "SESSION_TIMEOUT_REDIRECT",
+        "SESSION_TOUCH",
+    ):
+        setattr(settings, name, "something")
+    assert check() == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "other", "file"),
+    [(SEMIDBM, "LMDBStore", "data.mdb"), (LMDB, "SemidbmStore", "data")],
+)
+def test_a_folder_of_another_store_is_refused_and_the_other_named(
+    settings: DjangoSettings, tmp_path: Path, backend: str, other: str, file: str
+) -> None:
+    theirs = LMDB if backend == SEMIDBM else SEMIDBM
+    settings.SESSION_STORES = {"default": {"BACKEND": theirs, "LOCATION": tmp_path}}
+    engine.SessionStore().create()
+    tmp_path.chmod(0o700)
+    assert check() == []
+    settings.SESSION_STORES = {"default": {"BACKEND": backend, "LOCATION": tmp_path}}
+    message = only_message()
+    assert message.id == "kvsessions.E003"
+    assert f"looks like the folder of a {other}: {file!r} is in it." in message.msg
+    assert f"Give {backend.rpartition('.')[2]} a folder of its own." in message.msg
+    with pytest.raises(ImproperlyConfigured, match="a folder of its own"):
+        engine.SessionStore().create()
+
+
 # When they run
 
 
@@ -144,6 +284,15 @@ def test_they_run_with_manage_py_check() -> None:
 
 
 # SESSION_ENGINE, SESSION_SERIALIZER and the ages
+
+
+def test_a_wrong_alias_hides_nothing_that_is_wrong_with_another(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {
+        "default": {"BACKED": MEMORY},
+        "other": {"BACKEND": "no.such.Store"},
+        "third": "fast",
+    }
+    assert numbers() == ["E001", "E001", "E002"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +449,46 @@ def test_memory_as_the_sites_store_is_warned_of_outside_debug(settings: DjangoSe
     settings.SESSION_STORE_ALIAS = "memory"
     assert (only_message().id, only_message().level) == ("kvsessions.W002", checks.WARNING)
     settings.DEBUG = True
+    assert check() == []
+
+
+@pytest.mark.parametrize("wrong", [{"BACKEND": "no.such.Store"}, {"BACKED": MEMORY}])
+def test_a_wrong_alias_casts_no_doubt_on_a_layered_store(
+    settings: DjangoSettings, wrong: dict[str, str]
+) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {
+        "memory": {"BACKEND": MEMORY},
+        "default": {"BACKEND": LAYERED, "OPTIONS": {"cache": "memory", "store": "folder"}},
+        "folder": settings.SESSION_STORES["default"],
+        "wrong": wrong,
+    }
+    message = only_message()
+    assert message.is_serious()
+    assert "SESSION_STORES['wrong']" in message.msg
+
+
+@pytest.mark.parametrize("alias", ["layered", "outer"])
+def test_memory_below_a_cache_is_warned_of_too(settings: DjangoSettings, alias: str) -> None:
+    settings.SESSION_STORES = {
+        "cache": {"BACKEND": MEMORY},
+        "memory": {"BACKEND": MEMORY},
+        "third": {"BACKEND": MEMORY},
+        "layered": {"BACKEND": LAYERED, "OPTIONS": {"cache": "cache", "store": "memory"}},
+        "outer": {"BACKEND": LAYERED, "OPTIONS": {"cache": "third", "store": "layered"}},
+    }
+    settings.SESSION_STORE_ALIAS = alias
+    message = only_message()
+    assert message.id == "kvsessions.W002"
+    assert f"SESSION_STORES[{alias!r}]" in message.msg
+
+
+def test_memory_as_a_cache_is_not_warned_of(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {
+        "memory": {"BACKEND": MEMORY},
+        "folder": settings.SESSION_STORES["default"],
+        "default": {"BACKEND": LAYERED, "OPTIONS": {"cache": "memory", "store": "folder"}},
+    }
     assert check() == []
 
 

@@ -35,7 +35,7 @@ from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.memory import MemoryStore
 from tests.support import odd_stores
-from tests.support.odd_stores import DownStore, EndlessStore, FlakyStore, RecordingStore
+from tests.support.odd_stores import BuggyStore, DownStore, EndlessStore, FlakyStore, RecordingStore
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,6 +151,29 @@ def test_an_outage_of_one_store_is_an_error_and_the_others_are_cleared(
     with pytest.raises(CommandError, match="'default': the server is away"):
         run("clearsessions")
     assert stores["other"].stats().expired == 0
+
+
+def test_a_store_that_is_away_is_not_said_to_have_had_nothing_to_remove(
+    settings: DjangoSettings,
+) -> None:
+    configure(settings, default=DownStore)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="'default': the server is away"):
+        call_command("clearsessions", stdout=out, verbosity=2)
+    assert out.getvalue() == ""
+
+
+def test_an_error_that_a_store_does_not_declare_keeps_no_other_store_from_its_clean_up(
+    settings: DjangoSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(settings, default=BuggyStore, other=MemoryStore)
+    fill(stores["other"], expired=2)
+    with pytest.raises(CommandError, match="'default': ConnectionResetError: the driver's own"):
+        run("clearsessions")
+    assert stores["other"].stats().expired == 0
+    # For whoever mends the store.
+    assert "clearsessions failed on 'default'" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_what_was_removed_before_a_failure_is_told(settings: DjangoSettings) -> None:
@@ -322,6 +345,41 @@ def test_wrong_settings_are_told_before_anything_runs(start: StartCommand) -> No
     assert "(kvsessions.E003)" in errors
     assert "'colour'" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"BACKEND": "no.such.Store"}, "(kvsessions.E002) SESSION_STORES['wrong']['BACKEND']"),
+        ({"OPTIONS": {"colour": "red"}}, "(kvsessions.E003) SESSION_STORES['wrong']['OPTIONS']"),
+        ({"LOCATION": __file__}, "(kvsessions.E005) SESSION_STORES['wrong']['LOCATION']"),
+        ({"PLACE": "here"}, "(kvsessions.E001) SESSION_STORES['wrong'] has 'PLACE'"),
+    ],
+)
+def test_an_alias_that_is_configured_wrongly_is_named_after_the_others_were_cleared(
+    start: StartCommand, filled: dict[str, Any], wrong: dict[str, Any], told: str
+) -> None:
+    process = start({"wrong": {"LOCATION": "/tmp", **wrong}, **filled})
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.startswith("Removed 2,500 expired sessions from 'default' in ")
+    assert told in errors
+    assert "Traceback" not in errors
+    assert stores["default"].stats()[:2] == (2, 0)
+
+
+def test_an_alias_that_is_configured_wrongly_ends_no_repeated_clean_up(
+    start: StartCommand,
+) -> None:
+    configured = {"wrong": {"BACKEND": "no.such.Store"}, **backend(FlakyStore)}
+    process = start(configured, "--every=0.1", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    removals = (line for line in process.stdout if line.startswith("Removed"))
+    assert [next(removals).split()[1] for _ in range(3)] == ["3", "3", "3"]
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert last_line(rest).startswith("Stopped. Removed ")
 
 
 SEMIDBM = "django_kvsessions.stores.semidbm.SemidbmStore"

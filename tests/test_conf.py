@@ -6,10 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions import conf
+from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.semidbm import SemidbmStore
@@ -31,7 +33,7 @@ def test_without_stores_sessions_are_in_a_folder_of_the_project(
 def test_what_an_alias_leaves_out_has_a_default(settings: DjangoSettings, tmp_path: Path) -> None:
     settings.BASE_DIR = str(tmp_path)
     settings.SESSION_STORES = {"default": {}, "memory": {"BACKEND": MEMORY}}
-    assert conf.stores() == {
+    assert {alias: conf.store(alias) for alias in conf.aliases()} == {
         "default": {
             "BACKEND": "django_kvsessions.stores.semidbm.SemidbmStore",
             "LOCATION": f"{tmp_path}/sessions",
@@ -43,9 +45,9 @@ def test_what_an_alias_leaves_out_has_a_default(settings: DjangoSettings, tmp_pa
 
 def test_the_projects_dicts_are_left_as_they_are(settings: DjangoSettings) -> None:
     settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
-    conf.stores()["default"]["OPTIONS"]["max_entries"] = 1
+    conf.store("default")["OPTIONS"]["max_entries"] = 1
     settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}}
-    assert conf.stores()["default"]["OPTIONS"] == {}
+    assert conf.store("default")["OPTIONS"] == {}
 
 
 def test_a_store_is_made_once_with_its_options(settings: DjangoSettings) -> None:
@@ -98,6 +100,37 @@ def test_an_age_is_seconds_or_a_timedelta(
     assert conf.absolute_age() == conf.touch_interval() == seconds
     settings.SESSION_TOUCH_INTERVAL = 0
     assert conf.touch_interval() == 0
+
+
+@pytest.mark.parametrize("setting", ["SESSION_ABSOLUTE_AGE", "SESSION_COOKIE_AGE"])
+def test_the_longest_age_is_one_that_a_date_can_hold(
+    settings: DjangoSettings, setting: str
+) -> None:
+    setattr(settings, setting, conf.LONGEST_AGE)
+    settings.SESSION_COOKIE_AGE = conf.LONGEST_AGE
+    assert run_checks(tags=["sessions"]) == []
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    assert session.get_expiry_date().year > 9000
+    assert SessionStore(session.session_key)["a"] == 1
+
+
+@pytest.mark.parametrize("value", [1e12, 10**15, timedelta.max, 1e300])
+def test_an_age_that_no_date_can_hold_is_refused_by_its_limit(
+    settings: DjangoSettings, value: object
+) -> None:
+    settings.SESSION_ABSOLUTE_AGE = value
+    with pytest.raises(ImproperlyConfigured, match=r"^SESSION_ABSOLUTE_AGE .* to 240000000000"):
+        conf.absolute_age()
+
+
+def test_what_is_wrong_with_one_alias_leaves_the_others_usable(settings: DjangoSettings) -> None:
+    settings.SESSION_STORES = {"default": {"BACKEND": MEMORY}, "other": {"BACKED": MEMORY}}
+    assert isinstance(stores["default"], MemoryStore)
+    assert list(stores) == ["default", "other"]
+    with pytest.raises(ImproperlyConfigured, match=r"^SESSION_STORES\['other'\] has 'BACKED'"):
+        stores["other"]
 
 
 def test_a_nonsense_age_names_its_setting_at_run_time(settings: DjangoSettings) -> None:

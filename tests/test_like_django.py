@@ -356,6 +356,9 @@ def explained(
     action = actions[step]
     if action == "change-elsewhere-write" and "'other'" in ours.stored:
         return "Django loses the other request's change."
+    is_old = theirs.cookie.startswith("id 0 ")
+    if middleware == OURS and is_old and ours == theirs._replace(cookie="not sent", vary=ours.vary):
+        return "The package's middleware sends a cookie again only when it is due."
     if action == "login" and "_auth_user_id" in ours.stored and theirs.status == ours.status == 200:
         return "Here a repeated login starts a new id and a new life."
     if kind == "expired" and step == 0 and action in ("clear", "clear-write"):

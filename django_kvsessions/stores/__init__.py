@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -37,7 +38,7 @@ class StoreHandler:
             return self._stores[alias]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(conf.stores())
+        return iter(conf.aliases())
 
     def opened(self) -> list[Store]:
         """The stores that have been used in this process."""
@@ -53,18 +54,20 @@ class StoreHandler:
 
 def make_store(alias: str) -> Store:
     backend = store_class(alias)
-    config = conf.stores()[alias]
+    config = conf.store(alias)
     where = f"SESSION_STORES[{alias!r}]"
     location, options = config["LOCATION"], config["OPTIONS"]
-    if backend.location_is_folder and (not location or not isinstance(location, str | os.PathLike)):
-        raise ImproperlyConfigured(f"{where}['LOCATION'] must name a folder, not {location!r}.")
-    known = option_names(backend)
-    for name in options:
-        if known is not None and name not in known:
-            raise ImproperlyConfigured(
-                f"{where}['OPTIONS'] has {name!r}, which {backend.__name__} does not know; "
-                f"it knows {', '.join(sorted(known))}."
-            )
+    if backend.location_is_folder:
+        if not location or not isinstance(location, str | os.PathLike):
+            raise ImproperlyConfigured(f"{where}['LOCATION'] must name a folder, not {location!r}.")
+        _refuse_folder_of_another(backend, location, where)
+    known, takes_others = option_names(backend)
+    others = [name for name in options if name not in known]
+    if others and not (takes_others and all(isinstance(name, str) for name in others)):
+        raise ImproperlyConfigured(
+            f"{where}['OPTIONS'] has {others[0]!r}, which {backend.__name__} does not know; "
+            f"it knows {', '.join(sorted(known))}.{_did_you_mean(others[0], known)}"
+        )
     try:
         inspect.signature(backend).bind(location, **options)
     except TypeError as error:
@@ -72,17 +75,52 @@ def make_store(alias: str) -> Store:
     make: Callable[..., Store] = backend
     try:
         return make(location, **options)
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, TypeError) as error:
+        # An option of the driver may be refused for its value, and then needs no list of names.
+        is_unknown = isinstance(error, TypeError) or isinstance(error.__cause__, TypeError)
+        for name in (name for name in others if name in str(error)):
+            meant = _did_you_mean(name, known)
+            if is_unknown or meant:
+                raise ImproperlyConfigured(
+                    f"{where}: {str(error).rstrip('.')}. {backend.__name__} itself knows "
+                    f"{', '.join(sorted(known))}; anything else in OPTIONS goes to its driver."
+                    f"{meant}"
+                ) from error
+        if isinstance(error, TypeError):
+            raise
         raise ImproperlyConfigured(f"{where}: {error}") from error
+
+
+def _did_you_mean(name: object, known: Collection[str]) -> str:
+    close = get_close_matches(str(name), known, n=1, cutoff=0.7)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+#: The file by which the folder of a store is known.
+_MARKS = {"SemidbmStore": "data", "LMDBStore": "data.mdb"}
+
+
+def _refuse_folder_of_another(
+    backend: type[Store], folder: str | os.PathLike[str], where: str
+) -> None:
+    """Neither store could tell the other's files from damage."""
+    own = {_MARKS[each.__name__] for each in backend.__mro__ if each.__name__ in _MARKS}
+    try:
+        there = set(os.listdir(folder))
+    except (OSError, ValueError):
+        # Missing, a file or not readable: the system checks and the first use say so.
+        return
+    for name, mark in _MARKS.items():
+        if own and mark in there and not own & there:
+            raise ImproperlyConfigured(
+                f"{where}['LOCATION'] ({os.fspath(folder)}) looks like the folder of a {name}: "
+                f"{mark!r} is in it. Give {backend.__name__} a folder of its own."
+            )
 
 
 def store_class(alias: str) -> type[Store]:
     """The class that BACKEND names. ``ImproperlyConfigured`` where it is no ``Store``."""
-    config = conf.stores().get(alias)
-    if config is None:
-        known = ", ".join(repr(name) for name in conf.stores())
-        raise ImproperlyConfigured(f"SESSION_STORES has no alias {alias!r}; it has {known}.")
-    where, path = f"SESSION_STORES[{alias!r}]['BACKEND']", config["BACKEND"]
+    where, path = f"SESSION_STORES[{alias!r}]['BACKEND']", conf.store(alias)["BACKEND"]
     if not isinstance(path, str):
         raise ImproperlyConfigured(f"{where} must be the dotted path of a class, not {path!r}.")
     try:
@@ -96,15 +134,14 @@ def store_class(alias: str) -> type[Store]:
     return backend
 
 
-def option_names(backend: type[Store]) -> set[str] | None:
+def option_names(backend: type[Store]) -> tuple[set[str], bool]:
     """The options a store takes: its constructor's keyword-only arguments.
 
-    ``None`` for a store that hands whatever it is given to its driver.
+    With them, whether it hands whatever else it is given to its driver.
     """
     parameters = inspect.signature(backend).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return known, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 stores = StoreHandler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import ParamSpec
 
@@ -15,7 +15,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores import options, store_class, stores
-from django_kvsessions.stores.base import Record, Store, StoreStats, now
+from django_kvsessions.stores.base import (
+    Provisional,
+    Record,
+    Store,
+    StoreError,
+    StoreStats,
+    now,
+)
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.paged import ColouredStore
 
@@ -87,6 +94,9 @@ class LayeredStore(ColouredStore):
     @property
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
+
+    def provisional(self) -> Provisional | None:
+        return self.store.provisional()
 
     async def _load(self, call: Colour, key: bytes) -> Record | None:
         token = None
@@ -223,7 +233,14 @@ class LayeredStore(ColouredStore):
 
         Counts what the store removed: copies are no sessions.
         """
-        yield from self.store.delete_expired(batch_size=batch_size)
+        try:
+            yield from self.store.delete_expired(batch_size=batch_size)
+        except StoreError:
+            self._clear_cache(batch_size)
+            raise
+        self._clear_cache(batch_size)
+
+    def _clear_cache(self, batch_size: int) -> None:
         try:
             for _ in self.cache.delete_expired(batch_size=batch_size):
                 pass
@@ -231,8 +248,15 @@ class LayeredStore(ColouredStore):
             self._report(error)
 
     async def adelete_expired(self, *, batch_size: int = 1000) -> AsyncIterator[int]:
-        async for count in self.store.adelete_expired(batch_size=batch_size):
-            yield count
+        try:
+            async for count in self.store.adelete_expired(batch_size=batch_size):
+                yield count
+        except StoreError:
+            await self._aclear_cache(batch_size)
+            raise
+        await self._aclear_cache(batch_size)
+
+    async def _aclear_cache(self, batch_size: int) -> None:
         try:
             async for _ in self.cache.adelete_expired(batch_size=batch_size):
                 pass
@@ -297,11 +321,19 @@ class LayeredStore(ColouredStore):
                 hint="Give each its own cache, or the same store.",
                 id="kvsessions.E120",
             )
-            for other, config in conf.stores().items()
-            if issubclass(store_class(other), LayeredStore)
-            and config["OPTIONS"].get("cache") == self._cache
-            and config["OPTIONS"].get("store") != self._store
+            for other in conf.aliases()
+            if (layers := _layers(other)).get("cache") == self._cache
+            and layers.get("store") != self._store
         ]
+
+
+def _layers(alias: str) -> Mapping[str, object]:
+    """The OPTIONS of a layered store; empty for others, and for what is configured wrongly."""
+    try:
+        is_layered = issubclass(store_class(alias), LayeredStore)
+    except ImproperlyConfigured:
+        return {}
+    return conf.store(alias)["OPTIONS"] if is_layered else {}
 
 
 def _check_layers(cache: str | Store, store: str | Store) -> None:
@@ -312,8 +344,8 @@ def _check_layers(cache: str | Store, store: str | Store) -> None:
     _check_alias("cache", cache, ())
     _check_alias("store", store, ())
     if isinstance(cache, str) and isinstance(store, str):
-        place = conf.stores()[cache]
-        if place["LOCATION"] is not None and place == conf.stores()[store]:
+        place = conf.store(cache)
+        if place["LOCATION"] is not None and place == conf.store(store):
             raise ImproperlyConfigured(
                 f"OPTIONS['cache'] and OPTIONS['store'], {cache!r} and {store!r}, are one place: "
                 "the cache would write over the store's records."
@@ -332,7 +364,7 @@ def _check_alias(option: str, alias: object, path: tuple[str, ...]) -> None:
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(f"OPTIONS[{option!r}]: {error}") from error
     if issubclass(backend, LayeredStore):
-        layers = conf.stores()[alias]["OPTIONS"]
+        layers = conf.store(alias)["OPTIONS"]
         for below in ("cache", "store"):
             _check_alias(below, layers.get(below), (*path, alias))
 

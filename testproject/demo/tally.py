@@ -30,6 +30,14 @@ class Tally:
     #: ``None`` where the engine's clearsessions does not tell.
     cleared: int | None = None
     overtaken: int = 0
+    #: Requests that were in flight when their visitor logged in, and those of them that were
+    #: refused, because the session had moved on.
+    in_flight: int = 0
+    turned_down: int = 0
+    #: Times that the site got another SECRET_KEY.
+    rotated: int = 0
+    #: Processes that have answered.
+    workers: set[int] = field(default_factory=set)
     killed: int = 0
     killed_at: float = -math.inf
     cut_off: int = 0
@@ -39,16 +47,18 @@ class Tally:
     refused: Counter[int] = field(default_factory=Counter)
 
     errors: list[str] = field(default_factory=list)
+    logged_out: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
     came_back: dict[str, str] = field(default_factory=dict)
     crossed: dict[str, str] = field(default_factory=dict)
 
     def kill_explains_it(self) -> bool:
-        """Whether a connection that breaks now may do so because its worker was killed."""
+        """Whether a connection that breaks now may do so because its worker was ended."""
         return time.monotonic() - self.killed_at < KILL_WINDOW
 
     @property
     def is_clean(self) -> bool:
-        return not (self.errors or self.came_back or self.crossed)
+        return not self.findings()
 
     def percentile(self, percent: float) -> float:
         """In milliseconds."""
@@ -70,7 +80,12 @@ class Tally:
         yield "requests overtaken by a logout", f"{self.overtaken:,}", ""
         remark = f"{self.cut_off} requests cut off and repeated"
         yield "workers killed", f"{self.killed:,}", remark if self.killed else ""
+        remark = f"{self.turned_down:,} of them turned down"
+        yield "requests in flight at a login", f"{self.in_flight:,}", remark
+        yield "SECRET_KEY rotated", f"{self.rotated:,}", "worker by worker" if self.rotated else ""
         yield "errors", f"{len(self.errors):,}", ""
+        yield "visitors logged out by another request", f"{len(self.logged_out):,}", ""
+        yield "lost changes", f"{len(self.lost):,}", ""
         yield "sessions that came back after logout", f"{len(self.came_back):,}", ""
         yield "sessions that crossed users", f"{len(self.crossed):,}", ""
 
@@ -85,4 +100,5 @@ class Tally:
 
     def findings(self) -> list[str]:
         """What went wrong, in words."""
-        return [*self.errors, *self.came_back.values(), *self.crossed.values()]
+        found = (self.logged_out, self.lost, self.came_back, self.crossed)
+        return [*self.errors, *(what for kind in found for what in kind.values())]

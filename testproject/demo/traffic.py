@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,7 +12,9 @@ from asyncio.subprocess import PIPE
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
+from django.conf import settings
 from tqdm import tqdm
 
 from demo.tally import Tally
@@ -30,6 +33,7 @@ class Traffic:
         environment: Mapping[str, str],
     ) -> None:
         """``clearsessions`` is the command line that runs it."""
+        self.keys = Path(environment["KVSESSIONS_VAR"]) / "secret_keys.json"
         self.server = server
         self.tally = tally
         self.clearsessions = clearsessions
@@ -65,9 +69,13 @@ class Traffic:
             await Visitor(next(self.numbers), browser, tab, self.tally).visit()
 
     async def disturb(self) -> None:
-        """Kill a worker after a third of the requests, clear sessions after two thirds."""
+        """Rotate SECRET_KEY, kill a worker after a third of the requests, and clear sessions."""
+        await self.wait_for(1 / 8)
+        await self.rotate_secret_key()
         await self.wait_for(1 / 3)
-        self.kill_worker()
+        # Those that came with the new key may be answering their first requests only now.
+        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await self.wait_for(2 / 3)
         await self.clear()
 
@@ -83,14 +91,43 @@ class Traffic:
                 bar.update(min(self.tally.requests, self.target) - bar.n)
                 await asyncio.sleep(0.1)
 
-    def kill_worker(self) -> None:
-        worker = self.tally.last_worker
+    async def rotate_secret_key(self) -> None:
+        """As Django's documentation has it, for workers of which some are older than others:
+        first all of them learn the new key, then it is used."""
+        former, new = settings.SECRET_KEY, "the next one, and as public as the first"
+        for keys in ([former, new], [new, former]):
+            self.keys.write_text(json.dumps(keys))
+            await self.replace_workers()
+        self.tally.rotated += 1
+
+    async def replace_workers(self) -> None:
+        """Let gunicorn start new workers, and wait until those from before have ended."""
         assert self.server.process is not None
-        # A number out of a response: make sure that it is a process of ours.
-        if worker and os.getpgid(worker) == self.server.process.pid:
-            self.tally.killed += 1
+        former = self.tally.workers.copy()
+        self.server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while any(map(self.is_ours, former)) and time.monotonic() < deadline:
+            # What they were doing when they ended may be cut off.
             self.tally.killed_at = time.monotonic()
-            os.kill(worker, signal.SIGKILL)
+            await asyncio.sleep(0.05)
+
+    def kill_worker(self) -> bool:
+        """Whether there was one."""
+        for worker in (self.tally.last_worker, *self.tally.workers):
+            if self.is_ours(worker):
+                self.tally.killed += 1
+                self.tally.killed_at = time.monotonic()
+                os.kill(worker, signal.SIGKILL)
+                return True
+        return False
+
+    def is_ours(self, worker: int) -> bool:
+        """Whether the number out of a response is a process of the site's that runs."""
+        assert self.server.process is not None
+        try:
+            return worker > 0 and os.getpgid(worker) == self.server.process.pid
+        except ProcessLookupError:
+            return False
 
     async def clear(self) -> None:
         process = await asyncio.create_subprocess_exec(

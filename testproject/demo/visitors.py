@@ -133,6 +133,7 @@ class Browser:
         if form is None or "seconds" not in form:
             self.tally.latencies.append(response.elapsed.total_seconds())
         self.tally.last_worker = int(response.headers.get("X-Worker", 0))
+        self.tally.workers.add(self.tally.last_worker)
         if response.is_server_error and (disturbed or self.tally.disturbed):
             self.tally.refused[response.status_code] += 1
             if settings.SESSION_COOKIE_NAME in response.headers.get("Set-Cookie", ""):
@@ -163,6 +164,7 @@ class Visitor:
         scripts: list[Callable[[], Awaitable[None]]] = [
             self.buy_and_log_out,
             self.log_out_elsewhere,
+            self.log_in_meanwhile,
             self.expire,
             self.look_around,
         ]
@@ -210,6 +212,65 @@ class Visitor:
                 self.fail(f"the slow request was answered with {page.status}")
             self.tally.overtaken += page.status == 400
         await self.replay(cookie)
+
+    async def log_in_meanwhile(self) -> None:
+        """Log in while other requests with the former id are under way, as of a busy page."""
+        await self.introduce()
+        await self.add_or_remove()
+        former = self.browser.cookie
+        await self.step("/login/")
+        # Each another one: of two that raise one number, no merge can know.
+        products = self.random.sample(list(PRODUCTS), 3)
+        adding = [
+            self.browser.open("/cart/add/", {"product": product}, follow=False)
+            for product in products
+        ]
+        form = {"username": self.user, "password": PASSWORD}
+        login, *others = await asyncio.gather(
+            self.browser.open("/login/", form, follow=False),
+            *adding,
+            *(self.browser.open("/session/", follow=False) for _ in range(2)),
+            return_exceptions=True,
+        )
+        pages = [page for page in (login, *others) if isinstance(page, Page)]
+        if len(pages) <= len(others):
+            # A killed worker: what became of the changes, nobody can tell.
+            raise EndOfVisit
+        self.check_meanwhile(pages[0], pages[1:], len(adding))
+        added = [
+            product
+            for product, page in zip(products, pages[1:], strict=False)
+            if page.status == 302
+        ]
+        page = await self.browser.open("/session/")
+        if page.shown.user != self.user:
+            self.tally.logged_out[self.nickname] = f"{self.nickname}: logged out at the login"
+            raise EndOfVisit
+        self.cart.update(added)
+        total = sum((PRODUCTS[slug].price * n for slug, n in self.cart.items()), Decimal("0.00"))
+        expected = self.expected._replace(user=self.user, articles=self.cart.total(), total=total)
+        if page.shown.articles < expected.articles:
+            self.tally.lost[self.nickname] = f"{self.nickname}: {page.shown}, not {expected}"
+            raise EndOfVisit
+        self.check(page, expected, "/session/")
+        self.expected = expected
+        self.tally.ended[former] = self.nickname
+        await self.add_or_remove()
+        cookie = self.browser.cookie
+        await self.log_out()
+        await self.replay(cookie)
+
+    def check_meanwhile(self, login: Page, others: list[Page], adding: int) -> None:
+        """Each request was done, or was turned down because it came too late."""
+        self.tally.in_flight += len(others)
+        if login.status != 302:
+            self.fail(f"a login was answered with {login.status}")
+        for number, page in enumerate(others):
+            # Overtaken by the login, or with a form that it made void.
+            if page.status in (400, 403):
+                self.tally.turned_down += 1
+            elif page.status != (302 if number < adding else 200):
+                self.fail(f"a request at a login was answered with {page.status}")
 
     async def expire(self) -> None:
         """Let the session expire in a second."""

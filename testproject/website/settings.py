@@ -23,6 +23,10 @@ VAR.mkdir(parents=True, exist_ok=True)
 DEMO = bool(os.environ.get("KVSESSIONS_DEMO"))
 DEBUG = not DEMO
 SECRET_KEY = "public, and good enough for a site that only listens on this machine"
+SECRET_KEY_FALLBACKS: list[str] = []
+if DEMO and (VAR / "secret_keys.json").exists():
+    # The demo rotates them.
+    SECRET_KEY, *SECRET_KEY_FALLBACKS = json.loads((VAR / "secret_keys.json").read_text())
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [

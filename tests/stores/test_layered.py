@@ -246,6 +246,23 @@ class TestWindows:
             assert asyncio.run(removed(layered)) == 0
 
 
+def test_a_store_that_is_away_does_not_keep_the_cache_from_its_clean_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*, batch_size: int) -> Iterator[int]:
+        raise StoreUnavailable("the store is away")
+
+    cache, store = MemoryStore(), MemoryStore()
+    layered = LayeredStore(cache=cache, store=store)
+    monkeypatch.setattr(store, "delete_expired", away)
+    for clear in (lambda: sum(layered.delete_expired()), lambda: asyncio.run(removed(layered))):
+        cache.create(KEY, record(b"copy", life=-1))
+        assert cache.stats().expired == 1
+        with pytest.raises(StoreUnavailable, match="the store is away"):
+            clear()
+        assert cache.stats().expired == 0
+
+
 async def removed(layered: LayeredStore) -> int:
     return sum([count async for count in layered.adelete_expired()])
 

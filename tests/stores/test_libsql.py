@@ -275,7 +275,7 @@ class TestFaultsOfServers:
         try:
             from cryptography.hazmat.primitives.asymmetric import ed25519 as keys
         except ImportError:
-            missing("cryptography is not installed: pip install django-kvsessions[encryption]")
+            missing("cryptography is not installed: pip install cryptography")
         private = keys.Ed25519PrivateKey.generate()
         public = b64(private.public_key().public_bytes_raw())
         head, body = (b64(json.dumps(part).encode()) for part in ({"alg": "EdDSA"}, {"a": "rw"}))

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import StoreStats, StoreUnavailable
 from django_kvsessions.stores.memory import MemoryStore
@@ -27,6 +28,13 @@ class DownStore(MemoryStore):
         raise StoreUnavailable("the server is away")
 
 
+class BuggyStore(MemoryStore):
+    """A store whose author forgot an error of its driver."""
+
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        raise ConnectionResetError("the driver's own error")
+
+
 class FlakyStore(MemoryStore):
     """Fails in its first clean-up, half-way, and then works."""
 
@@ -37,6 +45,26 @@ class FlakyStore(MemoryStore):
         yield 3
         if self.cleaned == 1:
             raise StoreUnavailable("the server restarts")
+
+
+class DriverStore(MemoryStore):
+    """Hands what it does not know to its driver, as the stores on servers do."""
+
+    def __init__(self, location: None = None, *, prefix: str = "sessions", **options: Any) -> None:
+        super().__init__()
+        try:
+            connect(**options)
+        except TypeError as error:
+            if "raw" in options:
+                raise
+            raise ImproperlyConfigured(
+                f"OPTIONS has what the driver does not take: {error}"
+            ) from error
+
+
+def connect(*, timeout: float = 1.0, raw: bool = False) -> None:
+    if timeout <= 0:
+        raise ImproperlyConfigured("OPTIONS['timeout'] must be a number of seconds above 0.")
 
 
 class EndlessStore(MemoryStore):

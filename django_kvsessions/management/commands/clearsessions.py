@@ -81,6 +81,7 @@ class Command(StoreCommand):
         if every is None:
             clear()
         else:
+            self.aliases(only)  # A name that is not there would be none in the next round either.
             self.repeat(clear, every)
 
     def repeat(self, clear: Callable[[], None], every: float) -> None:
@@ -88,7 +89,8 @@ class Command(StoreCommand):
         self.signals = StopSignals()
         with self.signals:
             while True:
-                clear()
+                with self.going_on_after_errors("a store"):
+                    clear()
                 # As each request does: a connection may have died during the pause.
                 close_old_connections()
                 if self.signals.wait(every):
@@ -108,9 +110,14 @@ class Command(StoreCommand):
                         break
             finally:
                 self.removed += removed
-                # A line a minute that says nothing was to be done would only fill a log.
-                if removed or self.signals is None or self.verbosity > 1:
-                    self.say(f"Removed {sessions(removed)} from {alias!r} in {since(started)}.")
+                if removed:
+                    self.say_removed(removed, alias, started)
+            # A line a minute that says nothing was to be done would only fill a log.
+            if not removed and (self.signals is None or self.verbosity > 1):
+                self.say_removed(0, alias, started)
+
+    def say_removed(self, count: int, alias: str, started: float) -> None:
+        self.say(f"Removed {sessions(count)} from {alias!r} in {since(started)}.")
 
     def clear_engine(self) -> None:
         """What Django's command does, for an engine that is not ours."""
@@ -118,6 +125,8 @@ class Command(StoreCommand):
         with self.going_on_after_errors(settings.SESSION_ENGINE):
             clearsessions.Command().handle()
             self.say(f"Cleared {settings.SESSION_ENGINE!r} in {since(started)}.")
+        if self.check_error:
+            raise self.check_error
 
     def count(self, alias: str, store: Store) -> None:
         expired = store.stats().expired

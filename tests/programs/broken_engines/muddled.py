@@ -26,5 +26,6 @@ class SessionStore(engine.SessionStore):
         if must_create or next(saves) % 25:
             super().save(must_create)
 
-    def delete(self, session_key: str | None = None) -> None:
-        pass
+    def flush(self) -> None:
+        self.clear()
+        self._session_key = None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from django.contrib.sessions.backends.base import UpdateError
+from contextlib import suppress
+
+from django.contrib.sessions.backends.base import CreateError, UpdateError
 
 from django_kvsessions import engine
 
@@ -12,4 +14,6 @@ class SessionStore(engine.SessionStore):
         try:
             super().save(must_create)
         except UpdateError:
-            super().save(must_create=True)
+            # Where the session has moved, its former id is taken.
+            with suppress(CreateError):
+                super().save(must_create=True)

@@ -1,0 +1,34 @@
+"""System checks of the SESSION_* settings, with stable ids.
+
+They look at settings and paths, and open no store; those that ask a server
+run with ``manage.py check --deploy`` alone.
+"""
+
+from __future__ import annotations
+
+from django.core.checks import Tags, register
+
+from django_kvsessions.checks.settings import check_settings, in_use, uses_engine
+from django_kvsessions.checks.stores import (
+    check_deployed_stores,
+    check_server,
+    check_store,
+    check_stores,
+)
+
+__all__ = [
+    "TAG",
+    "check_deployed_stores",
+    "check_server",
+    "check_settings",
+    "check_store",
+    "check_stores",
+    "in_use",
+    "uses_engine",
+]
+
+TAG = "sessions"
+
+register(check_settings, TAG)
+register(check_stores, TAG, Tags.security)
+register(check_deployed_stores, TAG, Tags.security, deploy=True)

@@ -1,0 +1,119 @@
+"""SESSION_STORES and SESSION_STORE_ALIAS, and what each store says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+
+from django_kvsessions import conf
+from django_kvsessions.checks.folders import check_folder
+from django_kvsessions.checks.settings import attempt, in_use
+from django_kvsessions.stores import store_class, stores
+from django_kvsessions.stores.base import Store, StoreError
+from django_kvsessions.stores.layered import LayeredStore
+from django_kvsessions.stores.memory import MemoryStore
+
+__all__ = ["check_deployed_stores", "check_server", "check_store", "check_stores"]
+
+
+def check_stores(**kwargs: Any) -> list[CheckMessage]:
+    if not in_use():
+        return []
+    try:
+        aliases = conf.aliases()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), id="kvsessions.E001")]
+    messages = list(_check_alias(conf.store_alias(), aliases))
+    for alias in aliases:
+        messages += check_store(alias)
+    return messages
+
+
+def _check_alias(alias: str, aliases: list[str]) -> Iterator[CheckMessage]:
+    if alias not in aliases:
+        yield checks.Error(
+            f"SESSION_STORE_ALIAS is {alias!r}; SESSION_STORES has no such alias, it has "
+            f"{', '.join(map(repr, aliases))}.",
+            id="kvsessions.E004",
+        )
+    elif isinstance(attempt(_keeper, alias), MemoryStore) and not settings.DEBUG:
+        yield checks.Warning(
+            f"SESSION_STORES[{alias!r}] keeps the sessions in the memory of one process: they "
+            "end when it restarts, and workers do not share them.",
+            hint=f"Use {conf.DEFAULT_BACKEND!r}, or this one as the cache of a layered store.",
+            id="kvsessions.W002",
+        )
+
+
+def _keeper(alias: str) -> Store:
+    """The store that keeps the sessions, below all caches."""
+    store = stores[alias]
+    while isinstance(store, LayeredStore):
+        store = store.store
+    return store
+
+
+def check_store(alias: str) -> list[CheckMessage]:
+    """What is wrong with one alias of SESSION_STORES, whatever is wrong with others."""
+    return list(_check_store(alias))
+
+
+def _check_store(alias: str) -> Iterator[CheckMessage]:
+    try:
+        location = conf.store(alias)["LOCATION"]
+    except ImproperlyConfigured as error:
+        yield checks.Error(str(error), id="kvsessions.E001")
+        return
+    try:
+        backend = store_class(alias)
+    except Exception as error:
+        yield checks.Error(str(error), id="kvsessions.E002")
+        return
+    try:
+        store = stores[alias]
+    except ImproperlyConfigured as error:
+        yield checks.Error(str(error), id="kvsessions.E003")
+        return
+    except Exception as error:
+        problem = f"SESSION_STORES[{alias!r}]: {type(error).__name__}: {error}"
+        yield checks.Error(problem, id="kvsessions.E003")
+        return
+    if backend.location_is_folder:
+        try:
+            yield from check_folder(alias, location)
+        except (OSError, ValueError) as error:
+            where = f"SESSION_STORES[{alias!r}]['LOCATION']"
+            yield checks.Error(f"{where} cannot be looked at: {error}", id="kvsessions.E005")
+    yield from _ask(store.check, alias)
+
+
+def check_deployed_stores(**kwargs: Any) -> list[CheckMessage]:
+    if not in_use():
+        return []
+    messages: list[CheckMessage] = []
+    for alias in attempt(conf.aliases) or ():
+        store = attempt(stores.__getitem__, alias)
+        if store:
+            messages += check_server(store, alias)
+    return messages
+
+
+def check_server(store: Store, alias: str) -> list[CheckMessage]:
+    """What the store finds out by asking its server."""
+    return _ask(store.check_server, alias)
+
+
+def _ask(ask: Callable[..., Iterable[CheckMessage]], alias: str) -> list[CheckMessage]:
+    """What the store itself has to say; a check that fails must not stop the others."""
+    try:
+        return list(ask(alias=alias))
+    except StoreError as error:
+        message = f"SESSION_STORES[{alias!r}] could not be checked: {error}"
+    except Exception as error:
+        message = f"SESSION_STORES[{alias!r}]: its check failed: {type(error).__name__}: {error}"
+    return [checks.Warning(message, id="kvsessions.W004")]
