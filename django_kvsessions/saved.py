@@ -14,6 +14,7 @@ from django_kvsessions.stores.base import Provisional, Record, now
 
 __all__ = [
     "EXPIRY",
+    "LARGEST_RATIO",
     "Answer",
     "Found",
     "Moved",
