@@ -34,10 +34,9 @@ class SessionStore(Moves):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        if (session_key := self.session_key) is None:
+        if self.session_key is None:
             return {}
-        key = self._moved_to or codec.storage_key(session_key)
-        store = self.store
+        key, store = self._key, self.store
         limit = LARGEST_RATIO * store.max_record_size
         return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
 

@@ -55,6 +55,8 @@ class State(Lifetime):
     _saved: Saved | None = None
     # What the cookie was sent for that the visitor has.
     _sent: Saved | None = None
+    # An id, and the storage key of it, which a request needs twice.
+    _place: tuple[str, bytes] | None = None
     # The storage key, where another request has moved the session there.
     _moved_to: bytes | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
@@ -91,9 +93,13 @@ class State(Lifetime):
     @property
     def _key(self) -> bytes:
         """The storage key."""
-        session_key = self.session_key
+        if self._moved_to is not None:
+            return self._moved_to
+        session_key, place = self.session_key, self._place
         assert session_key is not None
-        return self._moved_to or codec.storage_key(session_key)
+        if place is None or place[0] != session_key:
+            place = self._place = session_key, codec.storage_key(session_key)
+        return place[1]
 
     # Loading
 
