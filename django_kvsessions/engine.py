@@ -170,6 +170,10 @@ class SessionStore(Moves):
         if self.session_key is None:
             # It was there to be loaded only now, and is not.
             raise UpdateError
+        if isinstance(await self._find(call, self._key), Unreadable):
+            # What was there stays; this one owes it nothing.
+            await self._create(call)
+            return
         # Written without being loaded. Its life still counts from its creation.
         self._saved, _ = await self._catch_up(call)
         self._is_cleared = True

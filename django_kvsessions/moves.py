@@ -27,8 +27,12 @@ class Moves(Updates):
             await self._create(call)
             return
         if self._saved is None:
-            self._saved, _ = await self._catch_up(call)
-            self._is_cleared = True
+            # Cleared without being loaded: there may be nothing to be retired.
+            answer = await self._find(call, self._key)
+            if not isinstance(answer, tuple):
+                await self._create(call)
+                return
+            self._saved, self._is_cleared = answer[0], True
         before = self.session_key, self._moved_to, self._saved
         store, key, former, is_cleared = self.store, self._key, self._saved, self._is_cleared
         await self._create(call, self._created())
@@ -58,6 +62,7 @@ class Moves(Updates):
             await self._take_back(call, *before)
             self._moved_to, self.leaves_cookie = key, True
             await self._rebase(call, payload, found)
+            await self._update(call)
         else:
             await self._bring_over(call, former, found, is_cleared)
 

@@ -81,6 +81,17 @@ def fail(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=500)
 
 
+def clear(request: HttpRequest) -> HttpResponse:
+    request.session.clear()
+    request.session["count"] = 5
+    return HttpResponse()
+
+
+def clear_and_cycle(request: HttpRequest) -> HttpResponse:
+    request.session.clear()
+    return cycle(request)
+
+
 def modify(request: HttpRequest) -> HttpResponse:
     request.session.modified = True
     return HttpResponse()
@@ -111,6 +122,10 @@ urlpatterns = [
     path("aplain", plain),
     path("fail", fail),
     path("afail", fail),
+    path("clear", clear),
+    path("aclear", clear),
+    path("clear-cycle", clear_and_cycle),
+    path("aclear-cycle", clear_and_cycle),
     path("modify", modify),
     path("amodify", modify),
     path("send", send),
@@ -242,9 +257,11 @@ def test_a_worker_that_does_not_know_the_key_yet_leaves_the_cookie_alone(
     assert visitor.get("read").content == b"1"
     # Who logs in there, or fills a cart, gets a session all the same.
     settings.SECRET_KEY = "a key that another worker does not know"
-    assert visitor.get("write").status_code == 200
-    assert visitor.cookie != cookie
-    assert visitor.get("read").content == b"1"
+    for name in ("write", "cycle", "clear", "clear-cycle"):
+        visitor.client.cookies["sessionid"] = cookie
+        assert visitor.get(name).status_code == 200
+        assert visitor.cookie != cookie
+        assert visitor.get("read").content != b"0"
 
 
 class Unavailable:
@@ -327,6 +344,8 @@ def test_a_life_that_could_not_be_extended_fails_no_page(
     assert visitor.cookie
 
 
+# Closing one tells Django that the request is over, and Django looks after its connections.
+@pytest.mark.django_db(transaction=True)
 def test_a_response_that_a_503_replaces_is_closed(
     visitor: Visitor, unavailable: Unavailable
 ) -> None:
