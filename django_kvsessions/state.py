@@ -106,7 +106,8 @@ class State(Lifetime):
     async def _find(self, call: Colour, key: bytes) -> Answer:
         store = self.store
         record = await call(store.load, store.aload, key)
-        if record is None or len(record.data) < LONG_WORK:
+        # Compressed, it may be several times as large.
+        if record is None or len(record.data) < LONG_WORK / 4:
             return self._opened(store, key, record)
         return await call(self._opened, in_thread(self._opened), store, key, record)
 
