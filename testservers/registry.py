@@ -126,7 +126,8 @@ STORES: dict[str, Entry] = {
         "libsql.LibSQLStore",
         "http://127.0.0.1:{port}",
         options={"timeout": PATIENCE},
-        driver="httpx",
+        # The store takes both of its drivers or none.
+        driver="libsql",
         server=sqld_server,
     ),
     "surrealkv": with_extra(
