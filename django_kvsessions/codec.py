@@ -70,21 +70,19 @@ def storage_key(session_key: str) -> bytes:
 
 def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
     """The bytes to store for serialised data, bound to its key and owner."""
+    flags = 0
     if len(payload) > _COMPRESS_FROM:
         compressed = zlib.compress(payload, 1)
         if len(compressed) < len(payload):
-            return _sealed(key, owner, _COMPRESSED, created, compressed)
-    return _sealed(key, owner, 0, created, payload)
+            payload, flags = compressed, _COMPRESSED
+    sealed = _HEADER.pack(_VERSION, flags, created) + payload
+    return sealed + _tag(_digests()[0], _tagged(key, owner, sealed))
 
 
 def seal_notice(key: bytes, successor: bytes) -> bytes:
     """The bytes to store under ``key`` when its session has moved to another storage key."""
-    return _sealed(key, b"", _NOTICE, 0.0, successor)
-
-
-def _sealed(key: bytes, owner: bytes, flags: int, created: float, body: bytes) -> bytes:
-    sealed = _HEADER.pack(_VERSION, flags, created) + body
-    return sealed + _tag(_digests()[0], _tagged(key, owner, sealed))
+    sealed = _HEADER.pack(_VERSION, _NOTICE, 0.0) + successor
+    return sealed + _tag(_digests()[0], _tagged(key, b"", sealed))
 
 
 def open_record(

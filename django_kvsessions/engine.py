@@ -34,9 +34,11 @@ class SessionStore(Moves):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        if self.session_key is None:
+        if (session_key := self.session_key) is None:
             return {}
-        key, store = self._key, self.store
+        key = codec.storage_key(session_key)
+        self._place = session_key, key
+        store = self.store
         limit = LARGEST_RATIO * store.max_record_size
         return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
 

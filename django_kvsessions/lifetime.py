@@ -30,12 +30,17 @@ class Lifetime(SessionBase):
         _session_cache: dict[str, Any]
 
     # Of a subclass that overrides one of them, and means the record too, as with Django's engines.
-    _has_own_age = _has_own_date = False
+    _has_own_expiry = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._has_own_age = cls.get_expiry_age is not Lifetime.get_expiry_age
-        cls._has_own_date = cls.get_expiry_date is not Lifetime.get_expiry_date
+        methods = cls.get_expiry_age, cls.get_expiry_date
+        cls._has_own_expiry = methods != (Lifetime.get_expiry_age, Lifetime.get_expiry_date)
+
+    def _own_expiry(self, expiry: Any) -> float:
+        if type(self).get_expiry_date is not Lifetime.get_expiry_date:
+            return timestamp(self.get_expiry_date(expiry=expiry))
+        return now() + self.get_expiry_age(expiry=expiry)
 
     def get_expiry_age(self, **kwargs: Any) -> int:
         return self._capped_age(super().get_expiry_age(**kwargs))
@@ -64,10 +69,8 @@ class Lifetime(SessionBase):
 
     def _expires(self, expiry: Any, created: float) -> float:
         """When a record with this ``_session_expiry`` is to expire, in Unix time."""
-        if self._has_own_date:
-            expires = timestamp(self.get_expiry_date(expiry=expiry))
-        elif self._has_own_age:
-            expires = now() + self.get_expiry_age(expiry=expiry)
+        if self._has_own_expiry:
+            expires = self._own_expiry(expiry)
         elif isinstance(expiry, (str, datetime)):
             expires = timestamp(super().get_expiry_date(expiry=expiry))
         else:

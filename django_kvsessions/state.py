@@ -55,8 +55,8 @@ class State(Lifetime):
     _saved: Saved | None = None
     # What the cookie was sent for that the visitor has.
     _sent: Saved | None = None
-    # An id, and the storage key of it, which a request needs twice.
-    _place: tuple[str, bytes] | None = None
+    # The id that was loaded, and its storage key, which the save needs too.
+    _place: tuple[str, bytes] = "", b""
     # The storage key, where another request has moved the session there.
     _moved_to: bytes | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
@@ -97,9 +97,7 @@ class State(Lifetime):
             return self._moved_to
         session_key, place = self.session_key, self._place
         assert session_key is not None
-        if place is None or place[0] != session_key:
-            place = self._place = session_key, codec.storage_key(session_key)
-        return place[1]
+        return place[1] if place[0] == session_key else codec.storage_key(session_key)
 
     # Loading
 

@@ -82,12 +82,13 @@ class Updates(State):
         for attempt in range(ATTEMPTS):
             key, former = self._key, self._saved
             assert former is not None
-            arguments = store, key, former, self._session, self._has_login
+            data, has_login = self._session_cache, self._has_login
             if len(former.payload) < LONG_WORK:
-                saved, record = self._prepared(*arguments)
+                saved, record = self._prepared(store, key, former, data, has_login)
             else:
-                prepared = self._prepared
-                saved, record = await call(prepared, in_thread(prepared), *arguments)
+                saved, record = await work(
+                    call, former, self._prepared, store, key, former, data, has_login
+                )
             if record is not None:
                 if await call(store.replace, store.areplace, key, record, expected=former.revision):
                     self._keep(store, saved)
