@@ -379,6 +379,26 @@ def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
         assert not hit or hit[0] not in found, position
 
 
+def test_a_block_that_is_lost_of_what_was_synced_costs_no_session_outside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction.Compaction, "soon", lambda self: None)
+    states, ends = logged(folder, 89)
+    data, note = (folder / "data").read_bytes(), (folder / "synced").read_bytes()
+    for start in range(512, ends[89], 512):
+        damaged = bytearray(data)
+        damaged[start : start + 512] = bytes(len(damaged[start : start + 512]))
+        (folder / "data").write_bytes(damaged)
+        (folder / "synced").write_bytes(note)
+        hit = [step for step in range(90) if ends[step] < start + 512 and ends[step + 1] > start]
+        found = revisions(folder)
+        for number in range(15):
+            changes = [n for n in hit if states[n].get(number) != states[n + 1].get(number)]
+            later = [states[n].get(number) for n in range(hit[-1] + 1, 91)]
+            if not changes or len(set(later)) > 1:
+                assert found.get(number) == states[-1].get(number), (start, number)
+
+
 def test_a_record_damaged_under_a_running_process_reads_as_none(
     store: SemidbmStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
