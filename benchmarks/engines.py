@@ -1,200 +1,113 @@
-"""The engines that are compared, each with the settings it runs under."""
+"""Every engine on one machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-DJANGO = "django.contrib.sessions"
-OURS = "kvsessions"
-LMDB = "kvsessions-lmdb"
+from benchmarks import figures, report
+from benchmarks import measure as measuring
+from benchmarks.arena import arena
+from benchmarks.command import Command, add_batches, add_list
+from benchmarks.contenders import ASYNC, CONTENDERS, LMDB, OPERATIONS, OURS
+from benchmarks.measure import Result
+from benchmarks.report import Target
 
-OPERATIONS = ("load", "save", "create", "delete", "plain", "read", "write")
-# More than any run stores: an engine that culls would be measured on fewer sessions.
-UNLIMITED = 10**12
+PARTS = ("operations", "clear", "footprint")
+DEFAULT = (
+    *(OURS, f"{OURS}-process", f"{OURS}-full", LMDB, f"{LMDB}-process", f"{OURS}-redis"),
+    *("cache-locmem", "cache-diskcache", "cache-redis", "django-redis", "cached_db"),
+    *("db-sqlite", "db-sqlite-wal", "file", "signed_cookies"),
+)
 
-
-@dataclass(frozen=True)
-class Contender:
-    """One row of the tables: a session engine and its settings."""
-
-    name: str
-    label: str
-    engine: str
-    #: The settings that differ from Django's defaults, for a folder of its own.
-    settings: Callable[[Path], dict[str, Any]]
-    operations: tuple[str, ...] = OPERATIONS
-    #: Keeps rows in a database.
-    rows: bool = False
-    #: Keeps sessions in a cache that each process has for itself.
-    in_process: bool = False
-    #: Keeps nothing: the cookie is the session.
-    stateless: bool = False
-    #: Its clear_expired() does something.
-    clears: bool = True
-    #: Starts from a copy of another contender's folder instead of filling its own.
-    copy_of: str | None = None
-    #: The contender that fills its folder, where its own writes would take too long.
-    filled_by: str | None = None
-
-
-def embedded(backend: str, durability: str) -> Callable[[Path], dict[str, Any]]:
-    def settings(folder: Path) -> dict[str, Any]:
-        store = {
-            "BACKEND": f"django_kvsessions.stores.{backend}",
-            "LOCATION": folder / "store",
-            "OPTIONS": {"durability": durability},
-        }
-        return {"SESSION_STORES": {"default": store}}
-
-    return settings
-
-
-semidbm = partial(embedded, "semidbm.SemidbmStore")
-lmdb = partial(embedded, "lmdb.LMDBStore")
-
-
-def sqlite(folder: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": folder / "sessions.sqlite3",
-        **more,
-    }
-
-
-def db(folder: Path) -> dict[str, Any]:
-    return {"DATABASES": {"default": sqlite(folder)}}
-
-
-def db_wal(folder: Path) -> dict[str, Any]:
-    options = {
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        "transaction_mode": "IMMEDIATE",
-    }
-    # Closing the last connection of a WAL database makes a checkpoint, so
-    # whoever tunes it this far keeps the connection between requests.
-    return {"DATABASES": {"default": sqlite(folder, OPTIONS=options, CONN_MAX_AGE=None)}}
-
-
-def file(folder: Path) -> dict[str, Any]:
-    (folder / "files").mkdir(parents=True, exist_ok=True)
-    return {"SESSION_FILE_PATH": str(folder / "files")}
-
-
-def locmem(folder: Path) -> dict[str, Any]:
-    return {
-        "CACHES": {
-            "default": {
-                "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
-                "OPTIONS": {"MAX_ENTRIES": UNLIMITED},
-            }
-        }
-    }
-
-
-def diskcache(folder: Path) -> dict[str, Any]:
-    return {
-        "CACHES": {
-            "default": {
-                "BACKEND": "diskcache.DjangoCache",
-                "LOCATION": str(folder / "diskcache"),
-                "OPTIONS": {"size_limit": UNLIMITED},
-            }
-        }
-    }
-
-
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(
-            OURS, "kvsessions, interval (default)", "django_kvsessions.engine", semidbm("interval")
-        ),
-        Contender(
-            "kvsessions-process",
-            "kvsessions, process",
-            "django_kvsessions.engine",
-            semidbm("process"),
-            operations=("save",),
-            copy_of=OURS,
-        ),
-        Contender(
-            "kvsessions-full",
-            "kvsessions, full",
-            "django_kvsessions.engine",
-            semidbm("full"),
-            operations=("save",),
-            copy_of=OURS,
-        ),
-        Contender(
-            LMDB,
-            "kvsessions on LMDB, safe",
-            "django_kvsessions.engine",
-            lmdb("safe"),
-            filled_by="kvsessions-lmdb-process",
-        ),
-        Contender(
-            "kvsessions-lmdb-process",
-            "kvsessions on LMDB, process",
-            "django_kvsessions.engine",
-            lmdb("process"),
-            operations=("save",),
-            copy_of=LMDB,
-        ),
-        Contender("db", "db, SQLite", f"{DJANGO}.backends.db", db, rows=True),
-        Contender("db-wal", "db, SQLite WAL, NORMAL", f"{DJANGO}.backends.db", db_wal, rows=True),
-        Contender("file", "file", f"{DJANGO}.backends.file", file),
-        Contender(
-            "cache-locmem",
-            "cache, locmem",
-            f"{DJANGO}.backends.cache",
-            locmem,
-            in_process=True,
-            clears=False,
-        ),
-        Contender(
-            "cache-diskcache",
-            "cache, diskcache",
-            f"{DJANGO}.backends.cache",
-            diskcache,
-            clears=False,
-        ),
-        Contender(
-            "cached_db",
-            "cached_db, locmem over SQLite",
-            f"{DJANGO}.backends.cached_db",
-            lambda folder: db(folder) | locmem(folder),
-            rows=True,
-            in_process=True,
-        ),
-        Contender(
-            "signed_cookies",
-            "signed_cookies",
-            f"{DJANGO}.backends.signed_cookies",
-            lambda folder: {},
-            operations=tuple(name for name in OPERATIONS if name != "delete"),
-            stateless=True,
-            clears=False,
-        ),
-    )
+FASTER = {
+    ("load", "file"): 4,
+    ("load", "db-sqlite"): 20,
+    ("save", "file"): 8,
+    ("save", "db-sqlite-wal"): 10,
+    ("save", "cache-diskcache"): 4,
+    ("create", "cache-locmem"): 2,
+}
+AT_MOST = {
+    ("load", "cache-locmem"): 1.2,
+    ("save", "cache-locmem"): 1.5,
+    ("read", "cache-locmem"): 1.1,
+    ("added", "file"): 0.5,
+    ("added", "db-sqlite"): 0.5,
+    ("added", "cached_db"): 0.5,
 }
 
 
-def django_settings(
-    contender: Contender, folder: Path, *, middleware: str = f"{DJANGO}.middleware"
-) -> dict[str, Any]:
-    """All settings of one process; what is not here is Django's default."""
-    return {
-        "SECRET_KEY": "only-for-benchmarks-" + "x" * 40,
-        "ALLOWED_HOSTS": ["*"],
-        "INSTALLED_APPS": [DJANGO],
-        "LOGGING_CONFIG": None,
-        "MIDDLEWARE": [f"{middleware}.SessionMiddleware"],
-        "ROOT_URLCONF": "benchmarks.views",
-        "SESSION_ENGINE": contender.engine,
-        "USE_TZ": True,
-        **contender.settings(folder),
-    }
+def at(name: str, what: str, size: int = 100_000) -> str:
+    return f"operations/{size}/{name}/{what}"
+
+
+class Engines(Command):
+    """Every engine on one machine: operations, requests, cleaning up, memory and disk.
+
+    All take turns in one run, so what to read are the ratios.
+    """
+
+    targets = (
+        *(
+            Target(f"{what}, times faster than {than}", bound, at(than, what), at(OURS, what), True)
+            for (what, than), bound in FASTER.items()
+        ),
+        *(
+            Target(f"{what}, times that of {than}", bound, at(OURS, what), at(than, what))
+            for (what, than), bound in AT_MOST.items()
+        ),
+        Target("load, 1,000,000 to 1,000", 1.5, at(OURS, "load", 10**6), at(OURS, "load", 1000)),
+        Target(
+            "clear_expired of 1 %, times faster than file",
+            100,
+            "clear_few/100000/file",
+            f"clear_few/100000/{OURS}",
+            True,
+        ),
+        Target("bytes a process and session", 200, f"footprint/each/100000/{OURS}"),
+        Target("seconds to open 1,000,000", 2, f"footprint/open/1000000/{OURS}"),
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_batches(parser, sizes=[1_000, 100_000], rounds=20, batch=200)
+        parser.add_argument("--clear-rounds", type=int, default=3, help="of everything else")
+        add_list(parser, "--engines", CONTENDERS, DEFAULT)
+        add_list(parser, "--parts", PARTS)
+        sync = [name for name in OPERATIONS if name not in ASYNC]
+        add_list(parser, "--operations", OPERATIONS, sync)
+        parser.add_argument(
+            "--skip",
+            action="append",
+            default=[],
+            metavar="ENGINE@SIZE",
+            help="leave one engine out at one size; the output says so",
+        )
+        short = "write there, in short, what the README's table and plot need"
+        parser.add_argument("--figures", type=Path, metavar="FILE", help=short)
+
+    def measure(self, options: argparse.Namespace, folder: Path, results: Result) -> None:
+        rounds, parts, sizes = options.clear_rounds, options.parts, options.sizes
+        with arena(options.engines, sizes, folder, skip=options.skip) as (found, left_out):
+            results["notes"] += left_out
+            if "operations" in parts:
+                results["operations"] = measuring.operations(
+                    found, options.operations, rounds=options.rounds, batch=options.batch
+                )
+            if "clear" in parts:
+                results["clear_few"] = measuring.clear_few(found, rounds=rounds)
+            if "footprint" in parts:
+                results["footprint"] = measuring.footprint(found, folder, rounds=rounds)
+            if "clear" in parts:
+                results["clear_all"] = measuring.clear_all(found, folder, rounds=rounds)
+        if options.figures:
+            figures.write(figures.summary(results), options.figures)
+
+    def render(self, results: Result) -> Iterator[str]:
+        yield from report.operations(results)
+        for part, title in (("clear_few", "1 % expired"), ("clear_all", "all expired")):
+            if part in results:
+                title = f"clear_expired, {title}: ms, median (min-max), by sessions stored"
+                yield report.by_size(title, results[part], 1e3)
+        yield from report.footprint(results)

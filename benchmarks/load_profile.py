@@ -1,48 +1,59 @@
-"""``python -m benchmarks.load_profile``: where the microseconds of one load go.
-
-Each part is timed on its own, in turns with the whole and with Django's cache
-engine on locmem, on 20,000 sessions in random order; what is printed is the
-least of many rounds.
-"""
+"""Where the microseconds of one load go."""
 
 from __future__ import annotations
 
-import random
-import tempfile
+import argparse
+import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
-import django
-from django.conf import settings
+from benchmarks import filling, report, site
+from benchmarks.arena import progress
+from benchmarks.command import Command, add_batches
+from benchmarks.contenders import CONTENDERS, DJANGO, OURS, Place, django_settings, locmem
+from benchmarks.measure import Result, shuffled
+from benchmarks.sample import session_key
+from django_kvsessions.stores.base import Record
 
-from benchmarks.sample import session_data
-
-SESSIONS = 20_000
-ROUNDS = 60
-BATCH = 500
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        settings.configure(
-            SECRET_KEY="a key for the benchmark",
-            SESSION_STORES={"default": {"LOCATION": f"{folder}/sessions"}},
-            CACHES={
-                "default": {
-                    "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
-                    "OPTIONS": {"MAX_ENTRIES": 10 * SESSIONS},
-                }
-            },
-        )
-        django.setup()
-        least = measure(parts())
-    for name, microseconds in least.items():
-        print(f"{name:<40}{microseconds:6.2f} µs")
+OPENED_SIZE = 1024 * 1024  # more than any of them has
 
 
-def parts() -> dict[str, Callable[[], Any]]:
+class LoadProfile(Command):
+    """Where the microseconds of one load go.
+
+    Each part is timed on its own, in turns with the whole and with Django's cache engine on
+    locmem, on sessions in random order; what is printed is the least of many rounds.
+    """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_batches(parser, sizes=[20_000], rounds=60, batch=500)
+
+    def measure(self, options: argparse.Namespace, folder: Path, results: Result) -> None:
+        place = Place(folder)
+        found = django_settings(CONTENDERS[OURS], place, middleware=f"{DJANGO}.middleware")
+        os.environ[site.SETTINGS] = json.dumps(found | locmem(place))
+        site.configure()
+        functions = parts(max(options.sizes))
+        least = dict.fromkeys(functions, float("inf"))
+        for _ in progress(range(options.rounds), "rounds"):
+            for name, function in functions.items():
+                start = time.perf_counter_ns()
+                for _ in range(options.batch):
+                    function()
+                spent = (time.perf_counter_ns() - start) / options.batch / 1000
+                least[name] = min(least[name], spent)
+        results["parts"] = least
+
+    def render(self, results: Result) -> Iterator[str]:
+        rows = [[name, f"{spent:.2f}"] for name, spent in results.get("parts", {}).items()]
+        yield report.table("Where the time of one load goes", ["µs"], rows)
+
+
+def parts(sessions: int) -> dict[str, Callable[[], Any]]:
     """What is timed; each call takes the next session."""
     from django.contrib.sessions.backends.cache import SessionStore as CacheSession
 
@@ -50,60 +61,26 @@ def parts() -> dict[str, Callable[[], Any]]:
     from django_kvsessions.engine import SessionStore
     from django_kvsessions.serializers import MessagePackSerializer
 
-    ours = shuffled(fill(SessionStore))
-    locmem = shuffled(fill(CacheSession))
+    filling.put(CONTENDERS[OURS], SessionStore, range(sessions))
+    filling.put(CONTENDERS["cache-locmem"], CacheSession, range(sessions))
+    order = shuffled([session_key(number) for number in range(sessions)])
     store = SessionStore().store
-    keys = [codec.storage_key(key) for key in ours]
-    records = [(key, store.load(key)) for key in keys]
-    opened = [
-        codec.open_record(key, record.owner, record.data)[0]
-        for key, record in records
-        if record is not None
-    ]
-    loads = MessagePackSerializer().loads
-    ids, others, keyed = cycle(ours), cycle(locmem), cycle(keys)
-    sealed, payloads = cycle(records), cycle(opened)
+    keys = [codec.storage_key(key) for key in order]
+    records = [(key, record) for key in keys if (record := store.load(key))]
 
-    def unseal() -> None:
-        key, record = next(sealed)
-        assert record is not None
-        codec.open_record(key, record.owner, record.data)
+    def opened(entry: tuple[bytes, Record]) -> bytes:
+        key, record = entry
+        return codec.open_record(key, record.owner, record.data, OPENED_SIZE)[0]
+
+    loads = MessagePackSerializer().loads
+    ids, keyed, sealed = cycle(order), cycle(keys), cycle(records)
+    payloads = cycle([opened(entry) for entry in records])
 
     return {
-        "cache on locmem, the whole load": lambda: CacheSession(next(others)).load(),
-        "django_kvsessions, the whole load": lambda: SessionStore(next(ids)).load(),
-        "  the id hashed": lambda: codec.storage_key(next(ids)),
-        "  the record read from the store": lambda: store.load(next(keyed)),
-        "  its tag verified": unseal,
-        "  MessagePack decoded": lambda: loads(next(payloads)),
+        "cache on locmem, the whole load": lambda: CacheSession(next(ids)).load(),
+        "kvsessions, the whole load": lambda: SessionStore(next(ids)).load(),
+        "its id hashed": lambda: codec.storage_key(next(ids)),
+        "its record read from the store": lambda: store.load(next(keyed)),
+        "its tag verified": lambda: opened(next(sealed)),
+        "its MessagePack decoded": lambda: loads(next(payloads)),
     }
-
-
-def fill(session_class: type[Any]) -> list[str]:
-    keys = []
-    for number in range(SESSIONS):
-        session = session_class()
-        session.update(session_data(number))
-        session.save()
-        keys.append(session.session_key)
-    return keys
-
-
-def shuffled(keys: list[str]) -> list[str]:
-    random.shuffle(keys)
-    return keys
-
-
-def measure(functions: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    least = dict.fromkeys(functions, float("inf"))
-    for _ in range(ROUNDS):
-        for name, function in functions.items():
-            start = time.perf_counter_ns()
-            for _ in range(BATCH):
-                function()
-            least[name] = min(least[name], (time.perf_counter_ns() - start) / BATCH / 1000)
-    return least
-
-
-if __name__ == "__main__":
-    main()

@@ -4,249 +4,171 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.engines import CONTENDERS, OPERATIONS, OURS
-from benchmarks.targets import Target, bytes_per_session, ratios, targets
+from benchmarks.contenders import CONTENDERS, OPERATIONS, OURS
+from benchmarks.measure import Result
 
-Result = dict[str, Any]
+#: Figures by row and column; a cell may be missing.
+Rows = Mapping[str, Mapping[str, Sequence[float]]]
 
-REQUESTS = {
+HEADINGS = {
     "plain": "request without session",
+    "added": "added to a request that reads",
     "read": "request that reads",
     "write": "request that writes",
 }
+PACKAGES = ("Django", "diskcache", "django-redis", "gunicorn", "msgpack", "semidbm", "uvicorn")
+
+
+class Target(NamedTuple):
+    """What is to be reached, judged by figures of one run."""
+
+    what: str
+    bound: float
+    #: Where the figures are in the results, one a round.
+    path: str
+    #: Those that they are divided by, round by round, as a noisy minute slows both.
+    by: str | None = None
+    at_least: bool = False
+
+    def judge(self, results: Result) -> tuple[str, bool | None]:
+        """The median, and whether it reaches the bound; None: not measured in this run."""
+        try:
+            figures = at(results, self.path)
+            if self.by is not None:
+                figures = ratios(figures, at(results, self.by))
+        except (KeyError, ZeroDivisionError):
+            return "", None
+        value = median(figures)
+        return short(value), value >= self.bound if self.at_least else value <= self.bound
+
+
+def at(results: Result, path: str) -> list[float]:
+    found: Any = results
+    for name in path.split("/"):
+        found = found[name]
+    return [float(figure) for figure in found]
 
 
 def machine() -> Result:
     """What the figures depend on."""
-    packages = ("Django", "diskcache", "gunicorn", "msgpack", "semidbm", "uvicorn")
+    info = Path("/proc/cpuinfo")
+    cpus = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    installed = {one.name: one.version for one in distributions() if one.name in PACKAGES}
     return {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu(),
+        "cpu": cpus[0] if cpus else platform.processor(),
         "cpus": os.cpu_count(),
-        **{name: installed(name) for name in packages},
+        **{name: installed.get(name, "not installed") for name in PACKAGES},
     }
 
 
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+def ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Round by round, as a noisy minute slows both."""
+    return [a / b for a, b in zip(one, other, strict=True)]
 
 
-def installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def operations(results: Result) -> Iterator[str]:
+    """Every size: the microseconds, and how many times those of our first contender."""
+    for size, rows in sorted(results.get("operations", {}).items(), key=lambda item: int(item[0])):
+        columns = [name for name in OPERATIONS if any(name in row for row in rows.values())]
+        title = f"{int(size):,} sessions"
+        yield grid(f"{title}: µs, median (min-max) of the rounds", rows, columns)
+        against = next((name for name in CONTENDERS if name in rows), "")
+        if against.startswith(OURS) and len(rows) > 1:
+            base = rows[against]
+            times = {
+                name: {each: ratios(row[each], base[each]) for each in row if each in base}
+                for name, row in rows.items()
+                if name != against
+            }
+            yield grid(f"{title}: times the time of {label(against)}", times, columns)
 
 
-def render(results: Result) -> str:
-    """All tables of what was measured; the targets come last."""
-    return "\n\n".join(sections(results)) + "\n"
+def by_size(title: str, sizes: Mapping[str, Mapping[str, Sequence[float]]], factor: float) -> str:
+    """Figures that are by size and contender."""
+    columns = sorted(sizes, key=int)
+    names = dict.fromkeys(name for size in columns for name in sizes[size])
+    rows = {
+        name: {size: sizes[size][name] for size in columns if name in sizes[size]} for name in names
+    }
+    return grid(title, rows, columns, factor)
 
 
-def sections(results: Result) -> Iterator[str]:
-    yield ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    for note in results.get("notes", ()):
-        yield f"Left out: {note}"
-    measured = results.get("operations", {})
-    for size in sorted(measured, key=int):
-        yield from operations(int(size), measured[size])
-    if "clear_few" in results:
-        yield clearing(results)
-    if "footprint" in results:
-        yield from footprint(results["footprint"])
-    if "processes" in results:
-        yield processes(results["processes"])
-    if "compaction" in results:
-        yield compaction(results["compaction"])
-    if "asgi" in results:
-        yield asgi(results["asgi"])
-    if "races" in results:
-        yield races(results["races"])
-    yield judged(targets(results))
+def footprint(results: Result) -> Iterator[str]:
+    for part, title, factor in (
+        ("open", "A fresh process, until its first load is done: ms", 1e3),
+        ("memory", "Private memory that this adds to a process: MB", 1e-6),
+        ("each", "Private memory of a process for each session stored: bytes", 1),
+        ("disk", "On disk: MB", 1e-6),
+    ):
+        if found := results.get("footprint", {}).get(part):
+            yield by_size(f"{title}, by sessions stored", found, factor)
 
 
-def operations(size: int, figures: Result) -> Iterator[str]:
-    figures = in_order(figures)
-    names = [name for name in OPERATIONS if any(name in row for row in figures.values())]
-    columns = [REQUESTS.get(name, name) for name in names]
-    rows = [
-        [label(name), *(spread(row.get(operation)) for operation in names)]
-        for name, row in figures.items()
-    ]
-    yield table(f"{size:,} sessions: µs, median (min-max) of the rounds", columns, rows)
-    if OURS not in figures:
-        return
-    rows = [
-        [label(name), *(times(row.get(operation), figures[OURS][operation]) for operation in names)]
-        for name, row in figures.items()
-        if name != OURS
-    ]
-    yield table(f"{size:,} sessions: times the time of {label(OURS)}", columns, rows)
-
-
-def clearing(results: Result) -> str:
-    parts = [("1 %", results["clear_few"]), ("all", results.get("clear_all", {}))]
-    cells = [
-        (f"{title} of {int(size):,}", sizes[size])
-        for title, sizes in parts
-        for size in sorted(sizes, key=int)
-    ]
-    names = dict.fromkeys(name for _, row in cells for name in row)
-    rows = [
-        [label(name), *(spread(row.get(name), 1000) for _, row in cells)]
-        for name in in_order(names)
-    ]
-    columns = [title for title, _ in cells]
-    return table("clear_expired: ms, median (min-max)", columns, rows)
-
-
-def footprint(figures: Result) -> Iterator[str]:
-    disk, memory, opened = figures["disk"], figures["memory"], figures["open"]
-    sizes = sorted((size for size in memory if size != "0"), key=int)
-    columns = [f"{int(size):,}" for size in sizes]
-    yield table(
-        "A fresh process, until its first load is done: ms, median (min-max), by sessions stored",
-        columns,
-        [
-            [label(name), *(spread(opened.get(size, {}).get(name), 1000) for size in sizes)]
-            for name in in_order(opened[sizes[0]])
-        ],
-    )
-    yield table(
-        "Private memory of a process for each session stored: bytes, and MB in all",
-        columns,
-        [
-            [
-                label(name),
-                *(
-                    f"{bytes_per_session(memory, int(size), name):,.0f}"
-                    f" ({median(memory[size][name]) / 1e6:,.1f} MB)"
-                    if name in memory[size]
-                    else ""
-                    for size in sizes
-                ),
-            ]
-            for name in in_order(memory[sizes[0]])
-        ],
-    )
-    yield table(
-        "On disk: MB",
-        columns,
-        [
-            [
-                label(name),
-                *(
-                    f"{disk[size][name] / 1e6:,.1f}" if name in disk.get(size, {}) else ""
-                    for size in sizes
-                ),
-            ]
-            for name in in_order(disk[sizes[0]])
-        ],
-    )
-
-
-def processes(figures: Result) -> str:
-    rates = in_order(figures["rates"])
-    counts = sorted(next(iter(rates.values())), key=int)
-    columns = [f"{count} process{'es' if count != '1' else ''}" for count in counts]
-    rows = [[label(name), *(spread(row[count]) for count in counts)] for name, row in rates.items()]
-    title = (
-        f"Loads and saves a second, half of each, on {figures['sessions']:,} sessions:"
-        " median (min-max)"
-    )
-    return table(title, columns, rows)
-
-
-def compaction(figures: Result) -> str:
+def waits(title: str, figures: Result) -> str:
+    """Saves of one process during something, and without."""
     rows = [
         [
-            title,
-            f"{sum(one['count'] for one in waits):,}",
-            f"{median(one['median'] for one in waits):.3f}",
-            f"{median(one['p999'] for one in waits):.2f}",
-            f"{max(one['longest'] for one in waits):.1f}",
+            name,
+            f"{sum(one['count'] for one in found):,}",
+            f"{median(one['median'] for one in found):.3f}",
+            f"{median(one['p999'] for one in found):.2f}",
+            f"{max(one['longest'] for one in found):.1f}",
         ]
-        for title, waits in (
-            ("during a compaction", figures["during"]),
-            ("without", figures["alone"]),
-        )
+        for name, found in (("meanwhile", figures["during"]), ("without", figures["alone"]))
     ]
-    seconds = spread(figures["seconds"])
-    return table(
-        f"Saves of one process while another compacts {figures['records']:,} records"
-        f" in {seconds} s: ms",
-        ["saves", "median", "99.9 %", "longest"],
-        rows,
-    )
+    title = f"Saves of one process while {title} in {spread(figures['seconds'])} s: ms"
+    return table(title, ["saves", "median", "99.9 %", "longest"], rows)
 
 
-def asgi(figures: Result) -> str:
-    views = ("plain", "read", "write")
-    rows = [
-        [label(name), *(spread(row[view]) for view in views)]
-        for name, row in in_order(figures).items()
-    ]
-    title = "ASGI, one uvicorn worker: requests a second, median (min-max)"
-    return table(title, ["without session", "reads", "writes"], rows)
-
-
-def races(figures: Result) -> str:
-    rows = [
-        [label(name), *(f"{row[key]:,}" for key in ("acknowledged", "keys", "counters", "common"))]
-        for name, row in figures.items()
-    ]
-    sent = next(iter(figures.values()))["sent"]
-    title = f"Of {sent:,} parallel changes of one session over HTTP, 2 worker processes"
-    return table(title, ["acknowledged", "keys kept", "nested counters", "common counter"], rows)
-
-
-def judged(found: list[Target]) -> str:
+def judged(targets: Sequence[Target], results: Result) -> str:
     words = {True: "yes", False: "NO", None: "not measured"}
-    rows = [[one.what, one.bound, one.measured, words[one.reached]] for one in found]
+    rows = []
+    for target in targets:
+        value, reached = target.judge(results)
+        bound = f"at {'least' if target.at_least else 'most'} {short(target.bound)}"
+        rows.append([target.what, bound, value, words[reached]])
     return table("Targets", ["must be", "measured", "reached"], rows)
+
+
+def grid(title: str, rows: Rows, columns: Sequence[str], factor: float = 1) -> str:
+    """A table of medians and ranges, its rows as the contenders are listed."""
+    order = list(CONTENDERS)
+    names = sorted(rows, key=lambda name: order.index(name) if name in order else -1)
+    lines = [
+        [label(name), *(spread(rows[name].get(column, ()), factor) for column in columns)]
+        for name in names
+    ]
+    headings = [
+        f"{int(name):,}" if name.isdigit() else HEADINGS.get(name, name) for name in columns
+    ]
+    return table(title, headings, lines)
 
 
 def label(name: str) -> str:
     return CONTENDERS[name].label if name in CONTENDERS else name
 
 
-def in_order(rows: Mapping[str, Any]) -> Result:
-    """As the contenders are listed, since they are measured in random order."""
-    order = list(CONTENDERS)
-    names = sorted(rows, key=lambda name: order.index(name) if name in order else -1)
-    return {name: rows[name] for name in names}
-
-
-def spread(figures: Sequence[float] | None, factor: float = 1) -> str:
+def spread(figures: Sequence[float], factor: float = 1) -> str:
     if not figures:
         return ""
-    scaled = [figure * factor for figure in figures]
-    return f"{short(median(scaled))} ({short(min(scaled))}-{short(max(scaled))})"
-
-
-def times(figures: Sequence[float] | None, ours: Sequence[float]) -> str:
-    if not figures:
-        return ""
-    each = ratios(figures, ours)
-    return f"{short(median(each))} ({short(min(each))}-{short(max(each))})"
+    least, middle, most = (short(factor * of(figures)) for of in (min, median, max))
+    return f"{middle} ({least}-{most})"
 
 
 def short(figure: float) -> str:
     """Three digits that mean something."""
-    return f"{figure:,.{2 if figure < 10 else 1 if figure < 100 else 0}f}"
+    return f"{figure:,.{2 if abs(figure) < 10 else 1 if abs(figure) < 100 else 0}f}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -262,4 +184,4 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         + " |"
         for line in (lines[0], rule, *lines[1:])
     ]
-    return "\n".join([f"{title}", "", *aligned])
+    return "\n".join([title, "", *aligned])

@@ -1,33 +1,28 @@
-"""The benchmarked site as a server starts it, its contender named by the environment."""
+"""The benchmarked site in one process, whose settings come by the environment."""
 
 from __future__ import annotations
 
+import json
 import os
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import django
 from django.conf import settings
-from django.core.asgi import get_asgi_application
-from django.core.wsgi import get_wsgi_application
 
-from benchmarks.engines import CONTENDERS, django_settings
+SETTINGS = "BENCHMARK_SETTINGS"
 
 
 def configure() -> None:
-    contender = CONTENDERS[os.environ["BENCHMARK_CONTENDER"]]
-    folder = Path(os.environ["BENCHMARK_FOLDER"])
-    middleware = os.environ["BENCHMARK_MIDDLEWARE"]
-    settings.configure(**django_settings(contender, folder, middleware=middleware))
-    django.setup()
-
-
-configure()
+    # A server may ask for its application more than once.
+    if not settings.configured:
+        settings.configure(**json.loads(os.environ[SETTINGS]))
+        django.setup()
 
 
 def __getattr__(name: str) -> Any:
-    if name == "wsgi":
-        return get_wsgi_application()
-    if name == "asgi":
-        return get_asgi_application()
-    raise AttributeError(name)
+    """``wsgi`` and ``asgi``, for gunicorn and uvicorn."""
+    if name not in ("wsgi", "asgi"):
+        raise AttributeError(name)
+    configure()
+    return getattr(import_module(f"django.core.{name}"), f"get_{name}_application")()

@@ -23,13 +23,16 @@ def read(request: HttpRequest) -> HttpResponse:
 
 
 def write(request: HttpRequest) -> HttpResponse:
-    visits = request.session["visits"] + 1
-    request.session["visits"] = visits
-    return HttpResponse(f"visit {visits}")
+    request.session["visits"] += 1
+    return HttpResponse(f"visit {request.session['visits']}")
 
 
-def start(request: HttpRequest) -> HttpResponse:
-    request.session.update(session_data(random.randrange(10**6)))
+async def async_plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("without a session")
+
+
+async def async_start(request: HttpRequest) -> HttpResponse:
+    await request.session.aupdate(session_data(random.randrange(10**6)))
     return HttpResponse("started")
 
 
@@ -44,18 +47,8 @@ async def async_write(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"visit {visits}")
 
 
-async def async_plain(request: HttpRequest) -> HttpResponse:
-    return HttpResponse("without a session")
-
-
-async def async_start(request: HttpRequest) -> HttpResponse:
-    await request.session.aupdate(session_data(random.randrange(10**6)))
-    return HttpResponse("started")
-
-
 def race_start(request: HttpRequest) -> HttpResponse:
-    request.session["counters"] = {}
-    request.session["common"] = 0
+    request.session.update({"counters": {}, "common": 0})
     return HttpResponse("started")
 
 
@@ -81,24 +74,19 @@ def raise_common(session: dict[str, int]) -> None:
 
 def race_result(request: HttpRequest) -> HttpResponse:
     session = dict(request.session.items())
-    return JsonResponse(
-        {
-            "keys": [key for key in session if key.startswith("key-")],
-            "counters": session["counters"],
-            "common": session["common"],
-        }
-    )
+    keys = sum(key.startswith("key-") for key in session)
+    counters = sum(session["counters"].values())
+    return JsonResponse({"keys": keys, "counters": counters, "common": session["common"]})
 
 
 urlpatterns = [
     path("plain", plain),
     path("read", read),
     path("write", write),
-    path("start", start),
     path("async/plain", async_plain),
+    path("async/start", async_start),
     path("async/read", async_read),
     path("async/write", async_write),
-    path("async/start", async_start),
     path("race/start", race_start),
     path("race/<int:client>/<int:step>", race_step),
     path("race/result", race_result),

@@ -1,32 +1,30 @@
 """One process under the settings of one contender, told on its stdin what to measure.
 
-``python -m benchmarks.worker NAME FOLDER``: each line in and out is JSON.
+``python -m benchmarks.worker NAME``: each line in and out is JSON.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import gc
 import io
 import json
 import os
 import random
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Callable
 from importlib import import_module
 from itertools import cycle
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from benchmarks.engines import CONTENDERS, Contender, django_settings
+from benchmarks import filling, site
+from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.sample import session_data, session_key
 
-LONG_AGO = timedelta(days=100)
 WARM_UP = 10  # one untimed call for so many timed ones
 LONGEST_BATCH = 0.1  # seconds; fsyncs on a slow disk would take all of the run otherwise
 
@@ -34,28 +32,27 @@ LONGEST_BATCH = 0.1  # seconds; fsyncs on a slow disk would take all of the run 
 class Worker:
     """What one process can be asked to do; every public method is a command."""
 
-    def __init__(self, contender: Contender, folder: Path) -> None:
-        import django
+    def __init__(self, contender: Contender) -> None:
         from django.conf import settings
 
-        folder.mkdir(parents=True, exist_ok=True)
-        settings.configure(**django_settings(contender, folder))
-        django.setup()
+        site.configure()
         self._contender = contender
-        self._folder = folder
-        self._engine = import_module(settings.SESSION_ENGINE)
-        self._session: Any = self._engine.SessionStore
+        self._session: Any = import_module(settings.SESSION_ENGINE).SessionStore
         self._random = random.Random()
         self._size = 0
         self._fresh = 10**12  # numbers of sessions that come and go
         self._cookies: list[str] = []
         self._handler: Any = None
+        self._clock = time.perf_counter_ns
+        self._loop = asyncio.new_event_loop()
 
     # What is stored.
 
-    def fill(self, count: int) -> None:
-        """Store the sessions 0 to count - 1."""
-        self._put(range(count))
+    def fill(self, count: int, expired: int = 0) -> None:
+        """Store the sessions 0 to count - 1, and as many more that have expired."""
+        filling.put(self._contender, self._session, range(count))
+        if expired:
+            self.fill_expired(expired)
 
     def use(self, count: int) -> None:
         """Measure on the sessions 0 to count - 1, which are there."""
@@ -65,67 +62,34 @@ class Worker:
             numbers = range(min(count, 2000))
             self._cookies = [self._saved(session_data(number)) for number in numbers]
         if self._contender.in_process:
-            self._put_in_process(range(count))
+            filling.put_in_process(self._contender, self._session, range(count))
         gc.freeze()
 
     def fill_expired(self, count: int) -> None:
         """As many sessions more, last saved a hundred days ago."""
         numbers = range(self._fresh, self._fresh + count)
         self._fresh += count
-        with long_ago():
-            self._put(numbers)
-        if self._contender.name == "file":
-            stamp = time.time() - LONG_AGO.total_seconds()
-            for number in numbers:
-                os.utime(self._session(session_key(number))._key_to_file(), (stamp, stamp))
+        filling.put_expired(self._contender, self._session, numbers)
 
-    def _put(self, numbers: Sequence[int]) -> None:
-        if self._contender.rows:
-            self._put_rows(numbers)
-        else:
-            for number in numbers:
-                self._new(number).save(must_create=True)
+    def stored(self) -> int:
+        """How many sessions there are, expired ones included."""
+        return filling.stored(self._contender, self._session)
 
-    def _put_rows(self, numbers: Sequence[int]) -> None:
-        """The rows that save() would write, many in one transaction."""
-        from django.core.management import call_command
+    def use_processor_time(self) -> None:
+        """Time batches by what this thread computes, whatever else the machine does."""
+        self._clock = time.thread_time_ns
 
-        call_command("migrate", verbosity=0)
-        for first in range(0, len(numbers), 1000):
-            sessions = [self._new(number) for number in numbers[first : first + 1000]]
-            rows = [session.create_model_instance(session._session_cache) for session in sessions]
-            sessions[0].model.objects.bulk_create(rows, batch_size=300)
+    def package(self) -> str:
+        """The folder that django_kvsessions was imported from."""
+        import django_kvsessions
 
-    def _put_in_process(self, numbers: Sequence[int]) -> None:
-        """What save() would leave in a cache that each process has for itself."""
-        if self._contender.rows:
-            for number in numbers:
-                session = self._new(number)
-                age = session.get_expiry_age()
-                session._cache.set(session.cache_key, session._session_cache, age)
-        else:
-            self._put(numbers)
-
-    def _new(self, number: int) -> Any:
-        session = self._session(session_key(number))
-        # Assigned, because update() would look the session up first.
-        session._session_cache = session_data(number)
-        return session
+        return str(Path(django_kvsessions.__file__).parent)
 
     def _saved(self, data: dict[str, Any]) -> str:
         session = self._session()
         session.update(data)
         session.save()
         return str(session.session_key)
-
-    def stored(self) -> int:
-        """How many sessions there are, expired ones included."""
-        if self._contender.name == "file":
-            return len(os.listdir(self._session._get_storage_path()))
-        if hasattr(self._session, "get_model_class"):
-            return int(self._session.get_model_class().objects.count())
-        stats = self._session().store.stats()
-        return int(stats.live + stats.expired)
 
     # Timed batches.
 
@@ -151,22 +115,41 @@ class Worker:
 
     def _load(self, keys: list[str]) -> int:
         session = self._session
-        start = time.perf_counter_ns()
+        start = self._clock()
         loaded = [session(key).load() for key in keys]
-        spent = time.perf_counter_ns() - start
+        spent = self._clock() - start
         if not all("cart" in data for data in loaded):
             raise RuntimeError("A session that was stored was not found.")
         return spent
 
     def _save(self, keys: list[str]) -> int:
         """The save alone, of sessions loaded and changed before."""
+        sessions = self._changed(keys)
+        start = self._clock()
+        for session in sessions:
+            session.save()
+        return self._clock() - start
+
+    def _aload(self, keys: list[str]) -> int:
+        return self._awaited("aload", [self._session(key) for key in keys])
+
+    def _asave(self, keys: list[str]) -> int:
+        return self._awaited("asave", self._changed(keys))
+
+    def _awaited(self, method: str, sessions: list[Any]) -> int:
+        async def each() -> int:
+            start = self._clock()
+            for session in sessions:
+                await getattr(session, method)()
+            return self._clock() - start
+
+        return self._loop.run_until_complete(each())
+
+    def _changed(self, keys: list[str]) -> list[Any]:
         sessions = [self._session(key) for key in keys]
         for session in sessions:
             session["visits"] += 1
-        start = time.perf_counter_ns()
-        for session in sessions:
-            session.save()
-        return time.perf_counter_ns() - start
+        return sessions
 
     def _create(self, keys: list[str]) -> int:
         """The save of new sessions that have data, with the drawing of their ids."""
@@ -174,10 +157,10 @@ class Worker:
         for session in sessions:
             self._fresh += 1
             session.update(session_data(self._fresh))
-        start = time.perf_counter_ns()
+        start = self._clock()
         for session in sessions:
             session.save()
-        spent = time.perf_counter_ns() - start
+        spent = self._clock() - start
         for session in sessions:
             session.delete()
         return spent
@@ -186,10 +169,10 @@ class Worker:
         created = [self._saved(session_data(number)) for number in range(len(keys))]
         self._random.shuffle(created)
         session = self._session
-        start = time.perf_counter_ns()
+        start = self._clock()
         for key in created:
             session(key).delete()
-        return time.perf_counter_ns() - start
+        return self._clock() - start
 
     def _plain(self, keys: list[str]) -> int:
         return self._request("/plain", keys)
@@ -211,12 +194,12 @@ class Worker:
             statuses.append(status)
 
         environs = [environ(path, key) for key in keys]
-        start = time.perf_counter_ns()
+        start = self._clock()
         for one in environs:
             response = handler(one, start_response)
             b"".join(response)
             response.close()
-        spent = time.perf_counter_ns() - start
+        spent = self._clock() - start
         if set(statuses) != {"200 OK"}:
             raise RuntimeError(f"{path} answered {set(statuses)}.")
         return spent
@@ -233,12 +216,15 @@ class Worker:
 
     def open(self, count: int) -> dict[str, float]:
         """The first load of a fresh process, and the private memory it then holds."""
+        if self._contender.is_ours:
+            # Importing the driver is not opening, and takes memory at any size.
+            _ = self._session().store
         before = private_bytes()
         start = time.perf_counter()
         self._session(session_key(0)).load()
         seconds = time.perf_counter() - start
         if self._contender.in_process:
-            self._put_in_process(range(count))
+            filling.put_in_process(self._contender, self._session, range(count))
         for number in self._random.choices(range(max(1, count)), k=200):
             self._session(session_key(number)).load()
         gc.collect()
@@ -252,9 +238,7 @@ class Worker:
         for operations, key in enumerate(cycle(keys)):
             if time.perf_counter() >= deadline:
                 return 2 * operations
-            session = self._session(key)
-            session["visits"] += 1
-            session.save()
+            self._changed([key])[0].save()
         raise AssertionError("unreachable")
 
     def save_waits(self, until: str, count: int) -> dict[str, float]:
@@ -264,8 +248,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         while not os.path.exists(until):
-            session = self._session(session_key(self._random.randrange(count)))
-            session["visits"] += 1
+            (session,) = self._changed([session_key(self._random.randrange(count))])
             start = time.perf_counter()
             session.save()
             waits.append((time.perf_counter() - start) * 1000)
@@ -282,61 +265,23 @@ class Worker:
 
 
 def environ(path: str, key: str) -> dict[str, Any]:
-    return {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "SCRIPT_NAME": "",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "testserver",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": "testserver",
-        "HTTP_COOKIE": f"sessionid={key}",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "wsgi.version": (1, 0),
-    }
+    from wsgiref.util import setup_testing_defaults
 
-
-@contextmanager
-def long_ago() -> Iterator[None]:
-    """What is written meanwhile is written as if it were a hundred days ago."""
-    from django.utils import timezone
-
-    clock, now = time.time, timezone.now
-
-    def old_clock() -> float:
-        return clock() - LONG_AGO.total_seconds()
-
-    def old_now() -> datetime:
-        return now() - LONG_AGO
-
-    with mock.patch("time.time", old_clock), mock.patch.object(timezone, "now", old_now):
-        yield
+    made: dict[str, Any] = {"PATH_INFO": path, "HTTP_COOKIE": f"sessionid={key}"}
+    setup_testing_defaults(made)
+    return made | {"wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
 
 
 def private_bytes() -> int:
-    """Memory of this process that it shares with no other (Linux)."""
+    """Memory that this process alone needs (Linux); pages of mapped files are the system's."""
     rollup = Path("/proc/self/smaps_rollup").read_text()
-    lines = (line.split() for line in rollup.splitlines())
-    return sum(1024 * int(line[1]) for line in lines if line[0].startswith("Private_"))
+    return 1024 * sum(map(int, re.findall(r"^Private_Dirty: *(\d+)", rollup, re.MULTILINE)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=CONTENDERS)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--package", help="import django_kvsessions from this folder")
-    options = parser.parse_args()
-    if options.package:
-        sys.path.insert(0, options.package)
     answers = sys.stdout
     sys.stdout = sys.stderr
-    worker = Worker(CONTENDERS[options.name], options.folder)
+    worker = Worker(CONTENDERS[sys.argv[1]])
     for line in sys.stdin:
         command = json.loads(line)
         try:

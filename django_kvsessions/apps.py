@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+from django.db.migrations import Migration
 from django.db.models.signals import post_migrate
 
 __all__ = ["KVSessionsConfig"]
@@ -19,8 +21,13 @@ class KVSessionsConfig(AppConfig):
         post_migrate.connect(set_up_stores, sender=self)
 
 
-def set_up_stores(*, using: str, **kwargs: Any) -> None:
+def set_up_stores(
+    *, using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: Any
+) -> None:
     """Set up the stores that live on the database that was migrated, and no other."""
+    # What has just been taken away on purpose is not made again.
+    if any(migration.app_label == KVSessionsConfig.name and undone for migration, undone in plan):
+        return
     from django_kvsessions.checks import in_use
     from django_kvsessions.stores import stores
 

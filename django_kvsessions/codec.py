@@ -18,7 +18,7 @@ import struct
 import zlib
 from functools import cache
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -28,7 +28,6 @@ from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
 
 __all__ = [
     "BadRecord",
-    "Opened",
     "new_session_key",
     "open_record",
     "owner_digest",
@@ -69,18 +68,6 @@ def storage_key(session_key: str) -> bytes:
     return hashlib.blake2b(name, digest_size=KEY_SIZE).digest()
 
 
-class Opened(NamedTuple):
-    """What was sealed."""
-
-    #: Serialised data, or the storage key of the successor.
-    payload: bytes
-    #: When the session's life began, in Unix time.
-    created: float
-    #: Sealed under one of SECRET_KEY_FALLBACKS.
-    is_stale: bool
-    is_notice: bool
-
-
 def seal(key: bytes, owner: bytes, created: float, payload: bytes) -> bytes:
     """The bytes to store for serialised data, bound to its key and owner."""
     if len(payload) > _COMPRESS_FROM:
@@ -100,8 +87,14 @@ def _sealed(key: bytes, owner: bytes, flags: int, created: float, body: bytes) -
     return sealed + _tag(_digests()[0], _tagged(key, owner, sealed))
 
 
-def open_record(key: bytes, owner: bytes, data: bytes, limit: int) -> Opened:
+def open_record(
+    key: bytes, owner: bytes, data: bytes, limit: int
+) -> tuple[bytes, float, bool, bool]:
     """What was sealed under this key; ``BadRecord`` if it was not.
+
+    The serialised data, or the storage key of the successor; the Unix time at
+    which the session's life began; whether it was sealed under one of
+    SECRET_KEY_FALLBACKS; and whether it is a notice.
 
     Nor is anything opened that has more than ``limit`` bytes: a few compressed
     ones can be made to hold a thousand times as many.
@@ -122,7 +115,7 @@ def open_record(key: bytes, owner: bytes, data: bytes, limit: int) -> Opened:
         payload = zlib.decompressobj().decompress(payload, limit + 1)
     if len(payload) > limit:
         raise BadRecord(f"it has more than {limit} bytes")
-    return Opened(payload, created, digest is not digests[0], bool(flags & _NOTICE))
+    return payload, created, digest is not digests[0], flags & _NOTICE != 0
 
 
 def owner_digest(user_id: str) -> bytes:

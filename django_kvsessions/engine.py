@@ -11,7 +11,7 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.moves import Moves
-from django_kvsessions.saved import Answer, Found, Moved, Unreadable
+from django_kvsessions.saved import Answer, Moved, Unreadable
 from django_kvsessions.stores import stores
 
 __all__ = ["SessionStore"]
@@ -34,9 +34,9 @@ class SessionStore(Moves):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        if self.session_key is None:
+        if (session_key := self.session_key) is None:
             return {}
-        key = self._key
+        key = self._moved_to or codec.storage_key(session_key)
         return self._loaded(self._opened(key, self.store.load(key)))
 
     async def aload(self) -> dict[str, Any]:
@@ -47,9 +47,10 @@ class SessionStore(Moves):
     def _loaded(self, answer: Answer) -> dict[str, Any]:
         if "_session_cache" in self.__dict__:
             # Asked for once more: what this object has changed, it has changed since the first.
-            return answer.data if isinstance(answer, Found) else {}
-        if isinstance(answer, Found):
+            return answer[1] if isinstance(answer, tuple) else {}
+        if isinstance(answer, tuple):
             self._saved, data = answer
+            self._sent = self._saved
             return data
         if isinstance(answer, Moved):
             self._is_notice = self.leaves_cookie = True
@@ -71,7 +72,7 @@ class SessionStore(Moves):
     async def _exists(self, call: Colour, session_key: str | None) -> bool:
         if not session_key:
             return False
-        return isinstance(await self._find(call, codec.storage_key(session_key)), Found)
+        return isinstance(await self._find(call, codec.storage_key(session_key)), tuple)
 
     # Changing what was loaded
 
@@ -120,7 +121,7 @@ class SessionStore(Moves):
         Parallel requests that begin with the same default are merged by it,
         as if it had been stored.
         """
-        self._starts[key] = value
+        self._starts = {**self._starts, key: value}
 
     # Storing
 
@@ -160,7 +161,7 @@ class SessionStore(Moves):
             raise UpdateError
         if self._saved is None:
             # Written without being loaded. Its life still counts from its creation.
-            self._saved = (await self._catch_up(call)).saved
+            self._saved, _ = await self._catch_up(call)
             self._is_cleared = True
         if self._needs_new_id:
             await self._move(call)

@@ -16,7 +16,7 @@ from django_kvsessions import conf
 from django_kvsessions.saved import Saved
 from django_kvsessions.stores.base import now
 
-__all__ = ["Lifetime", "created", "end_of_life"]
+__all__ = ["Lifetime", "created", "end_of_life", "renews_cookie", "touch_interval"]
 
 
 class Lifetime(SessionBase):
@@ -70,23 +70,28 @@ class Lifetime(SessionBase):
         end = end_of_life(created)
         return expires if end is None else min(expires, end)
 
-    def _renews_cookie(self, former: Saved | None, saved: Saved) -> bool:
-        """Whether the cookie is to be sent again for a session that was written anew.
 
-        Once in each touch interval is enough, and safer: an answer to the id
-        from before a login, if it comes late, takes the place of the new one.
-        """
-        if former is None or (former.expiry, former.created) != (saved.expiry, saved.created):
-            return True
-        interval = self._touch_interval()
-        since = saved.expires - former.expires
-        age = now() - saved.created
-        return not interval or since < 0 or age // interval != (age - since) // interval
+def renews_cookie(sent: Saved | None, saved: Saved) -> bool:
+    """Whether the cookie is to be sent again for a session that was written or touched.
 
-    def _touch_interval(self) -> float:
-        interval, age = conf.touch_interval(), self.get_expiry_age()
-        # Beyond half of its age, a session in use could end between two visits.
-        return age / 100 if interval is None else min(interval, age / 2)
+    Once in each touch interval is enough, and safer: an answer to the id from
+    before a login, if it comes late, takes the place of the new one.
+    """
+    if sent is saved:
+        return False
+    if sent is None or sent.expiry != saved.expiry or sent.created != saved.created:
+        return True
+    interval = touch_interval(saved.expires)
+    since = saved.expires - sent.expires
+    age = now() - saved.created
+    return not interval or since < 0 or age // interval != (age - since) // interval
+
+
+def touch_interval(expires: float) -> float:
+    """Seconds by which an expiry has to move before it is told the store or the browser."""
+    interval, age = conf.touch_interval(), max(0.0, expires - now())
+    # Beyond half of its age, a session in use could end between two visits.
+    return age / 100 if interval is None else min(interval, age / 2)
 
 
 def created(saved: Saved | None, user_id: object, has_login: bool) -> float:

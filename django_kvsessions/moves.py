@@ -27,7 +27,7 @@ class Moves(Updates):
             await self._create(call)
             return
         if self._saved is None:
-            self._saved = (await self._catch_up(call)).saved
+            self._saved, _ = await self._catch_up(call)
             self._is_cleared = True
         before = self.session_key, self._moved_to, self._saved
         store, key, former, is_cleared = self.store, self._key, self._saved, self._is_cleared
@@ -38,11 +38,11 @@ class Moves(Updates):
             if await call(store.replace, store.areplace, key, notice, expected=former.revision):
                 return
             answer = await self._find(call, key)
-            if not isinstance(answer, Found):
+            if not isinstance(answer, tuple):
                 break
             # Another request has changed it meanwhile.
             await self._bring_over(call, former, answer, is_cleared)
-            former = answer.saved
+            former = answer[0]
         if former.user is None or isinstance(answer, Unreadable):
             return
         # It must not live on under a new id if it was ended.
@@ -77,8 +77,9 @@ class Moves(Updates):
     ) -> None:
         """Remove the new record, and go on under the former id."""
         store, key = self.store, self._key
-        self._session_key, self._moved_to, self._saved = session_key, moved_to, saved
-        self.has_moved = self.cookie_is_due = self._is_new_id = False
+        self._session_key, self._moved_to = session_key, moved_to
+        self._saved = self._sent = saved
+        self.has_moved = self._is_new_id = False
         await call(store.delete, store.adelete, key)
 
     async def _end(self, call: Colour) -> None:
@@ -97,9 +98,9 @@ class Moves(Updates):
             if isinstance(answer, Moved) and former is not None:
                 with suppress(UpdateError):
                     key, answer = await self._locate(call, key, former)
-            if not isinstance(answer, Found):
+            if not isinstance(answer, tuple):
                 # It was an anonymous one, and is a user's by now, which is not for it to end.
                 is_user = former is not None and former.user is not None
                 self._is_notice = isinstance(answer, Moved) and not is_user
                 return
-            former = answer.saved
+            former = answer[0]

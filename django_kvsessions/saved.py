@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
-from django_kvsessions.stores.base import Record, now
+from django_kvsessions.stores.base import Provisional, Record, now
 
 __all__ = [
     "EXPIRY",
@@ -48,25 +49,31 @@ class Saved(NamedTuple):
     expiry: object
     #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
     is_stale: bool = False
+    #: Where it was stored in a transaction of the site's: that write, and what it was before.
+    provisional: Provisional | None = None
+    before: Saved | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.provisional is None or self.provisional.is_committed
 
 
-class Found(NamedTuple):
-    saved: Saved
-    data: dict[str, Any]
-
-
-class Moved(NamedTuple):
+@dataclass(frozen=True)
+class Moved:
     """The session has got a new id, and this is the storage key that goes with it."""
 
     successor: bytes
 
 
-class Unreadable(NamedTuple):
+@dataclass(frozen=True)
+class Unreadable:
     """A record is there, and this process cannot read it."""
 
     reason: str
 
 
+#: A session that was found, and its data.
+Found = tuple[Saved, dict[str, Any]]
 #: ``None`` where there is no live record.
 Answer = Found | Moved | Unreadable | None
 
@@ -93,9 +100,10 @@ def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) 
     if age is not None and created + age <= now():
         return None
     user = data.get(USER_ID)
-    user = None if user is None else str(user)
+    if user is not None:
+        user = str(user)
     expiry = data.get(EXPIRY)
-    return Found(Saved(payload, created, expires, revision, owner, user, expiry, is_stale), data)
+    return Saved(payload, created, expires, revision, owner, user, expiry, is_stale), data
 
 
 def _unreadable(reason: str) -> Unreadable:

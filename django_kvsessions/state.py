@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from django.contrib.auth import SESSION_KEY as USER_ID
@@ -11,7 +12,7 @@ from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
-from django_kvsessions.lifetime import Lifetime, created
+from django_kvsessions.lifetime import Lifetime, created, renews_cookie
 from django_kvsessions.saved import (
     EXPIRY,
     LARGEST_RATIO,
@@ -26,7 +27,7 @@ from django_kvsessions.saved import (
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
-__all__ = ["State"]
+__all__ = ["LONG_WORK", "State", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,35 +44,45 @@ class State(Lifetime):
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
         _session: dict[str, Any]
 
+    # Of the class, as most requests only read: an object gets what it changes.
+
+    #: Whether this object gave the session a new id in the place of a former one.
+    has_moved = False
+    #: Whether the cookie is that of a session which is there, and not this object's to end.
+    leaves_cookie = False
+    # Whether another request has given the session a new id.
+    _is_notice = False
+    _saved: Saved | None = None
+    # What the cookie was sent for that the visitor has.
+    _sent: Saved | None = None
+    # The storage key, where another request has moved the session there.
+    _moved_to: bytes | None = None
+    # Whether what is saved next replaces everything, whoever wrote it.
+    _is_cleared = False
+    # What parallel requests have begun with, where the session had nothing.
+    _starts: Mapping[str, Any] = MappingProxyType({})
+    _has_login = False
+    # Whether the id is too old for the login that was made under it.
+    _needs_new_id = False
+    _is_new_id = False
+
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
         self._session_key = session_key
         self.accessed = False
         self.modified = False
         self.serializer = conf.serializer()
-        self._forget()
-        #: Whether the visitor needs the cookie, a new one or one that lives on.
-        self.cookie_is_due = False
-        #: Whether this object gave the session a new id in the place of a former one.
-        self.has_moved = False
-        #: Whether the cookie is that of a session which is there, and not this object's to end.
-        self.leaves_cookie = False
-        # Whether another request has given the session a new id.
-        self._is_notice = False
 
     def _forget(self) -> None:
         """Know nothing of any stored session."""
-        self._saved: Saved | None = None
-        # The storage key, where another request has moved the session there.
-        self._moved_to: bytes | None = None
-        # Whether what is saved next replaces everything, whoever wrote it.
-        self._is_cleared = False
-        # What parallel requests have begun with, where the session had nothing.
-        self._starts: dict[str, Any] = {}
-        self._has_login = False
-        # Whether the id is too old for the login that was made under it.
-        self._needs_new_id = False
-        self._is_new_id = False
+        self._saved = self._sent = self._moved_to = None
+        self._is_cleared = self._has_login = self._needs_new_id = self._is_new_id = False
+        self._starts = {}
+
+    @property
+    def cookie_is_due(self) -> bool:
+        """Whether the visitor needs the cookie: a new one, or one that lives on."""
+        return self._saved is not None and renews_cookie(self._sent, self._saved)
 
     @property
     def store(self) -> Store:
@@ -80,8 +91,9 @@ class State(Lifetime):
     @property
     def _key(self) -> bytes:
         """The storage key."""
-        assert self.session_key is not None
-        return self._moved_to or codec.storage_key(self.session_key)
+        session_key = self.session_key
+        assert session_key is not None
+        return self._moved_to or codec.storage_key(session_key)
 
     # Loading
 
@@ -90,28 +102,16 @@ class State(Lifetime):
         return await self._open(call, key, await call(store.load, store.aload, key))
 
     async def _open(self, call: Colour, key: bytes, record: Record | None) -> Answer:
-        size = 0 if record is None else len(record.data)
-        return await self._work(call, size, self._opened, key, record)
+        if record is None or len(record.data) < LONG_WORK:
+            return self._opened(key, record)
+        return await call(self._opened, in_thread(self._opened), key, record)
 
     def _opened(self, key: bytes, record: Record | None) -> Answer:
-        return open_record(self.serializer(), key, record, self._limit)
+        return None if record is None else open_record(self.serializer(), key, record, self._limit)
 
     @property
     def _limit(self) -> int:
         return LARGEST_RATIO * self.store.max_record_size
-
-    async def _work(
-        self,
-        call: Colour,
-        size: int,
-        function: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Do it here, or in a thread where it would keep an event loop from its other work."""
-        if size < LONG_WORK:
-            return function(*args, **kwargs)
-        return await call(function, in_thread(function), *args, **kwargs)
 
     async def _catch_up(self, call: Colour) -> Found:
         """The session as it is stored now, wherever it has moved to.
@@ -132,8 +132,8 @@ class State(Lifetime):
         start = key
         for _ in range(MOVES):
             answer = await self._find(call, key)
-            if isinstance(answer, Found):
-                if key != start and (former is None or answer.saved.user != former.user):
+            if isinstance(answer, tuple):
+                if key != start and (former is None or answer[0].user != former.user):
                     break
                 return key, answer
             if isinstance(answer, Unreadable):
@@ -173,12 +173,20 @@ class State(Lifetime):
         return make_record(key, saved, self._limit)
 
     def _keep(self, saved: Saved, has_login: bool = False) -> None:
-        self.cookie_is_due |= self._renews_cookie(self._saved, saved)
+        if (provisional := self.store.provisional()) is not None:
+            saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
 
-    async def _serialized(self, call: Colour, data: dict[str, Any]) -> bytes:
-        size = 0 if self._saved is None else len(self._saved.payload)
-        return await self._work(call, size, self._dumps, data)
+    def _base(self, revision: int) -> Saved:
+        """What this object last loaded or stored of what is at that revision now.
+
+        What it stored in a transaction that was rolled back is not saved yet.
+        """
+        saved = self._saved
+        assert saved is not None
+        while saved.before is not None and saved.revision != revision and not saved.is_final:
+            saved = saved.before
+        return saved
 
     def _dumps(self, data: dict[str, Any]) -> bytes:
         dumps = self.serializer().dumps

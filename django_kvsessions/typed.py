@@ -5,7 +5,6 @@
     @dataclass
     class Guest:
         pageviews: int = 0
-        first_seen: datetime | None = None
 
     guest = Bucket(Guest, key="guest", default=Guest)
 
@@ -168,8 +167,7 @@ class Bucket(Generic[T]):
         await self.aset(session, value)
 
     def _begin(self, session: SessionBase, value: T) -> None:
-        """Let two requests that begin with the default be merged field by field."""
-        if hasattr(session, "start_from"):
+        if hasattr(session, "start_from"):  # It is this package's engine.
             session.start_from(self.key, self._dump(session, value))
 
     def mutate(self, session: SessionBase, function: Callable[[T], T | None]) -> T:

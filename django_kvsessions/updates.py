@@ -13,21 +13,23 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec
 from django_kvsessions.colours import Colour
+from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
 from django_kvsessions.saved import EXPIRY, Found, Saved
-from django_kvsessions.state import State
-from django_kvsessions.stores.base import StoreError, StoreUnavailable
+from django_kvsessions.state import LONG_WORK, State, in_thread
+from django_kvsessions.stores.base import Record, StoreError, StoreUnavailable
 
 __all__ = ["ATTEMPTS", "Updates"]
 
 logger = logging.getLogger("django_kvsessions")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Two collisions of 160 random bits in a row do not happen: a store that says so is broken.
@@ -64,53 +66,62 @@ class Updates(State):
 
     async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
         store, key = self.store, codec.storage_key(session_key)
-        payload = await self._serialized(call, self._session)
+        payload = self._dumps(self._session)
         saved = self._next(payload, self._session, None, begun)
         if not await call(store.create, store.acreate, key, self._record(key, saved)):
             return False
+        # Of a new id, no cookie was sent.
+        self._saved = self._sent = None
         self._keep(saved)
-        self.cookie_is_due = True
         return True
 
     async def _update(self, call: Colour) -> None:
         """Store what has changed, and touch what has not; merge where others were faster."""
         started = time.monotonic()
+        store = self.store
         for attempt in range(ATTEMPTS):
-            former = self._saved
+            key, former = self._key, self._saved
             assert former is not None
-            payload = await self._serialized(call, self._session)
-            # Judged by the bytes, since a nested change leaves the modified flag alone.
-            if payload == former.payload and not former.is_stale:
+            saved, record = await work(
+                call, former, self._prepared, key, former, self._session, self._has_login
+            )
+            if record is not None:
+                if await call(store.replace, store.areplace, key, record, expected=former.revision):
+                    self._keep(saved)
+                    return
+                found = await self._catch_up(call)
+            else:
                 is_there = await self._touch_if_due(call)
-                if not self.modified or (is_there and not self._is_cleared):
+                is_settled = former.is_final and not self.modified
+                if is_settled or (is_there and not self._is_cleared):
                     # That an unchanged session has ended is nothing to tell anybody about.
                     return
                 # Nothing to write, and yet who saves wants to know of a logout.
                 found = await self._catch_up(call)
-                if found.saved.revision == former.revision:
+                if found[0].revision == former.revision:
                     return
-            else:
-                saved = self._next(payload, self._session, former, None, self._has_login)
-                if await self._replace(call, saved, former.revision):
-                    self._keep(saved)
-                    return
-                found = await self._catch_up(call)
-            await self._rebase(call, payload, found)
+            await self._rebase(call, saved.payload, found)
             await pause(call, attempt, started)
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
-    async def _replace(self, call: Colour, saved: Saved, expected: int) -> bool:
-        store, key = self.store, self._key
-        record = await self._work(call, len(saved.payload), self._record, key, saved)
-        return await call(store.replace, store.areplace, key, record, expected=expected)
+    def _prepared(
+        self, key: bytes, former: Saved, data: dict[str, Any], has_login: bool = False
+    ) -> tuple[Saved, Record | None]:
+        """What to store now; no record where nothing has changed."""
+        payload = self._dumps(data)
+        # Judged by the bytes, since a nested change leaves the modified flag alone.
+        if payload == former.payload and not former.is_stale:
+            return former, None
+        saved = self._next(payload, data, former, None, has_login)
+        return saved, self._record(key, saved)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
-        former, self._saved = self._saved, found.saved
-        assert former is not None
+        saved, theirs = found
+        former = self._base(saved.revision)
+        self._saved = saved._replace(provisional=former.provisional, before=former.before)
         if not self._is_cleared:
-            size = len(payload)
-            await self._work(call, size, self._merge, former.payload, payload, found.data)
+            await work(call, saved, self._merge, former.payload, payload, theirs)
 
     def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
         merged = theirs
@@ -133,21 +144,23 @@ class Updates(State):
             take_over(self._session, data)
             await self._create(call)
             return result
-        started = time.monotonic()
+        store, started = self.store, time.monotonic()
         for attempt in range(ATTEMPTS):
             before, data = await self._catch_up(call)
+            if self._saved is not None:
+                former = self._saved = self._base(before.revision)
+                before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
-            payload = await self._serialized(call, data)
-            saved = before
-            if payload != before.payload or before.is_stale:
-                saved = self._next(payload, data, before)
-                if not await self._replace(call, saved, before.revision):
-                    await pause(call, attempt, started)
-                    continue
-            mine = await self._serialized(call, self._session)
-            await self._work(call, len(payload), self._adopt, before.payload, mine, data)
+            key = self._key
+            saved, record = await work(call, before, self._prepared, key, before, data)
+            if record is not None and not await call(
+                store.replace, store.areplace, key, record, expected=before.revision
+            ):
+                await pause(call, attempt, started)
+                continue
+            await work(call, saved, self._adopt, before.payload, data)
             is_cleared = self._is_cleared or self._saved is None
-            if saved is before:
+            if record is None:
                 self._saved = saved
             else:
                 self._keep(saved, self._has_login)
@@ -155,11 +168,11 @@ class Updates(State):
             return result
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
-    def _adopt(self, before: bytes, mine: bytes, after: dict[str, Any]) -> None:
+    def _adopt(self, before: bytes, after: dict[str, Any]) -> None:
         """Show what a mutation made of ``before``, with what is not saved yet left as it is."""
         loads, former = self.serializer().loads, self._saved
         is_cleared = self._is_cleared or former is None
-        if former is not None and mine == former.payload and not is_cleared:
+        if former is not None and not is_cleared and self._dumps(self._session) == former.payload:
             take_over(self._session, after)
             return
         unsaved = dict(self._session)
@@ -174,9 +187,8 @@ class Updates(State):
 
     async def _touch_if_due(self, call: Colour) -> bool:
         """Whether the record is known to be there, with nothing left to be done."""
-        assert self._saved is not None
-        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
-        if abs(expires - self._saved.expires) < self._touch_interval():
+        expires = self._due_expiry()
+        if expires is None:
             return False
         try:
             return await self._touch(call, expires)
@@ -185,22 +197,40 @@ class Updates(State):
             logger.warning("The life of a session could not be extended.", exc_info=True)
             return not self.modified
 
+    def _due_expiry(self) -> float | None:
+        """When the record is to expire from now on; ``None`` if it need not be told yet."""
+        assert self._saved is not None
+        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
+        is_due = abs(expires - self._saved.expires) >= touch_interval(expires)
+        return expires if is_due else None
+
     async def _touch(self, call: Colour, expires: float) -> bool:
         """Move the expiry of what this object loaded; ``False`` if it is not there any more."""
         store, saved = self.store, self._saved
         assert saved is not None
         touched = await call(store.touch, store.atouch, self._key, expires, expected=saved.revision)
         if touched:
-            self._saved, self.cookie_is_due = saved._replace(expires=expires), True
+            self._saved = saved._replace(expires=expires)
         return touched
 
     async def _slide(self, call: Colour) -> bool:
         if self.session_key is None or self._saved is None:
             return False
-        expires = self._expires(self._session.get(EXPIRY), self._saved.created)
-        if abs(expires - self._saved.expires) < self._touch_interval():
-            return False
-        return await self._touch(call, expires)
+        expires = self._due_expiry()
+        return expires is not None and await self._touch(call, expires)
+
+
+async def work(
+    call: Colour,
+    saved: Saved,
+    function: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Do it here, or, of a large session, in a thread where it would hold an event loop up."""
+    if len(saved.payload) < LONG_WORK:
+        return function(*args, **kwargs)
+    return await call(function, in_thread(function), *args, **kwargs)
 
 
 async def pause(call: Colour, attempt: int, started: float) -> None:

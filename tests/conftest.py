@@ -11,27 +11,20 @@ import pytest
 from django_kvsessions.stores import stores
 from tests.settings import BASE_DIR
 
-pytest.register_assert_rewrite("django_kvsessions.testing", "django_kvsessions.testing_processes")
+pytest.register_assert_rewrite("django_kvsessions.testing")
 
-#: Test modules whose drivers are only installed where the servers are.
-DRIVERS = {"test_dynamodb", "test_firestore", "test_libsql", "test_mongodb", "test_surrealdb"}
-#: Test modules of code that meets nothing of Django but its settings and errors.
-SAME_ON_EVERY_DJANGO = {"test_merging", "test_options", "test_serializers"}
 TESTS = Path(__file__).parent
+#: What holds for every test in a folder; a module may say more in its ``pytestmark``.
+MARKS = {"kit": "same", "programs": "slow", "stores": "same"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        if folder == "programs":
-            item.add_marker("slow")
-        if item.path.stem in DRIVERS:
-            item.add_marker("servers")
-        if item.path.stem in SAME_ON_EVERY_DJANGO or (
-            folder in ("kit", "stores") and item.path.stem != "test_database"
-        ):
-            item.add_marker("same")
+        mark = MARKS.get(item.path.relative_to(TESTS).parts[0])
+        # What lives on Django's database layer is in the same folder as the other stores.
+        if mark is not None and not (mark == "same" and item.get_closest_marker("each_django")):
+            item.add_marker(mark)
 
 
 @pytest.fixture(autouse=True)

@@ -267,8 +267,8 @@ def test_a_login_is_merged_as_one(opened: Callable[..., Calls]) -> None:
     alice = {"_auth_user_id": "1", "_auth_user_backend": "a", "_auth_user_hash": "x"}
     bob = {"_auth_user_id": "2", "_auth_user_backend": "b", "_auth_user_hash": "x"}
 
-    def merge(*sides: dict[str, Any]) -> dict[str, Any]:
-        return merge_sessions(*sides, {}, dict)
+    def merge(base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+        return merge_sessions(base, mine, theirs, {}, dict)
 
     assert merge({}, {**alice, "m": 1}, {**bob, "t": 1}) == {**alice, "m": 1, "t": 1}
     assert merge(alice, {**alice, "m": 1}, bob) == {**bob, "m": 1}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -42,7 +42,7 @@ def engine() -> Any:
 
 
 def user() -> User:
-    return User.objects.get(username="alice")
+    return cast(User, User.objects.get(username="alice"))
 
 
 # What a view does with its session: each name twice, once for each colour.
@@ -253,6 +253,7 @@ def begin(visitor: Visitor, kind: str, clock: Any) -> None:
 
 def sequences() -> list[tuple[str, tuple[str, ...]]]:
     """Each kind of cookie with each action, and a random choice of longer ones."""
+    chosen: list[tuple[str, tuple[str, ...]]]
     chosen = [(kind, (action, "read")) for kind in COOKIES for action in ACTIONS]
     dice = random.Random(1)
     pairs = list(itertools.product(COOKIES, ACTIONS, ACTIONS))
@@ -300,7 +301,7 @@ def site(request: pytest.FixtureRequest, settings: LazySettings, tmp_path: Path)
 
 @pytest.fixture
 def alice(db: None) -> User:
-    return User.objects.create_user("alice", password="secret")
+    return cast(User, User.objects.create_user("alice", password="secret"))
 
 
 def use(settings: LazySettings, engine: str, middleware: str) -> None:

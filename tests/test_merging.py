@@ -4,11 +4,14 @@ import random
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from django_kvsessions.merging import merge as merge_dicts
 from django_kvsessions.serializers import MessagePackSerializer
+
+pytestmark = pytest.mark.same
 
 dumps = MessagePackSerializer().dumps
 loads = MessagePackSerializer().loads

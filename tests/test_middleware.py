@@ -86,7 +86,7 @@ def modify(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
-def send(request: HttpRequest) -> HttpResponse:
+def send(request: HttpRequest) -> FileResponse:
     request.session["count"] = 99
     return FileResponse(FILES[-1])
 

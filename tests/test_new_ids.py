@@ -83,7 +83,8 @@ def test_no_change_is_lost_while_threads_log_in() -> None:
         key = saved(a=1)
         login, other = SessionStore(key), SessionStore(key)
         assert login.get("a") == other.get("a") == 1
-        start, outcome = threading.Barrier(2), []
+        start = threading.Barrier(2)
+        outcome: list[str] = []
 
         def change(session: SessionStore = other, start: Any = start, seen: Any = outcome) -> None:
             session["cart"] = "pear"

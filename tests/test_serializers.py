@@ -27,6 +27,8 @@ from msgpack import ExtType, packb
 
 from django_kvsessions.serializers import MessagePackSerializer
 
+pytestmark = pytest.mark.same
+
 BERLIN = ZoneInfo("Europe/Berlin")
 NAN = float("nan")
 

@@ -10,7 +10,7 @@ from typing import Any
 from testservers import Missing, Server, require
 from testservers.node import node_module
 
-__all__ = ["client_options", "dynalite_server", "moto_server"]
+__all__ = ["CREDENTIALS", "client_options", "dynalite_server", "moto_server"]
 
 # It would end with the first client that is killed while it sends a request.
 OUTLIVE_CLIENTS = """\
@@ -39,14 +39,17 @@ moto.server.main()
 """
 
 
+#: A stand-in takes any.
+CREDENTIALS = {
+    "region_name": "eu-west-1",
+    "aws_access_key_id": "anybody",
+    "aws_secret_access_key": "anything",
+}
+
+
 def client_options(server: Server) -> dict[str, Any]:
     """What boto3 is told of it; any credentials will do."""
-    return {
-        "endpoint_url": f"http://127.0.0.1:{server.port}",
-        "region_name": "eu-west-1",
-        "aws_access_key_id": "anybody",
-        "aws_secret_access_key": "anything",
-    }
+    return {"endpoint_url": f"http://127.0.0.1:{server.port}", **CREDENTIALS}
 
 
 def moto_server() -> Server:

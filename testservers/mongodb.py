@@ -130,13 +130,17 @@ class Engine:
         import mongomock
         from bson.codec_options import CodecOptions, DatetimeConversion
         from bson.int64 import Int64
+        from bson.objectid import ObjectId
 
         self.bson = bson
         self.client: Any = mongomock.MongoClient()
         self.errors = mongomock
         self.int64 = Int64
+        self.service = ObjectId()
         self.options: Any = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
         self.lock = threading.Lock()
+        # The last numbered write of each session, and its answer.
+        self.done: dict[bytes, tuple[int | None, dict[str, Any]]] = {}
         self.cursors: dict[int, tuple[str, list[Any]]] = {}
         self.last_cursor = 0
 
@@ -148,7 +152,7 @@ class Engine:
         assert code == OP_MSG, code
         flags, command = self.parse(body)
         with self.lock:
-            reply = self.run(command)
+            reply = self.answered_once(command)
         if flags & MORE_TO_COME:
             return None
         return OP_MSG, struct.pack("<iB", 0, 0) + self.bson.encode(reply)
@@ -169,6 +173,15 @@ class Engine:
             at += 1 + size
         return flags, command
 
+    def answered_once(self, command: dict[str, Any]) -> dict[str, Any]:
+        """A write that comes again under its number is answered as it was, and not done again."""
+        if "txnNumber" not in command:
+            return self.run(command)
+        session, number = bytes(command["lsid"]["id"]), int(command["txnNumber"])
+        if self.done.get(session, (None, {}))[0] != number:
+            self.done[session] = number, self.run(command)
+        return self.done[session][1]
+
     def run(self, command: dict[str, Any]) -> dict[str, Any]:
         name = next(iter(command))
         method = getattr(self, f"run_{name.lower()}", None)
@@ -180,6 +193,9 @@ class Engine:
             return failure(error.code or 2, "BadValue", str(error))
 
     def run_hello(self, database: Any, command: dict[str, Any]) -> dict[str, Any]:
+        if command.get("loadBalanced"):
+            # Behind a load balancer drivers send a write again, under the same number.
+            return {**HELLO, "serviceId": self.service, "logicalSessionTimeoutMinutes": 30}
         return HELLO
 
     run_ismaster = run_hello

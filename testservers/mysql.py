@@ -82,7 +82,14 @@ class MariaDBServer(Server):
         install = [self.install_binary, "--no-defaults", *self.user, f"--datadir={self.data}"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
         install += ["--innodb-log-file-size=8M"]
-        subprocess.run(install, check=True, capture_output=True, cwd=self.folder)
+        run(install, self.folder)
         create = [self.server_binary, "--no-defaults", *self.user, f"--datadir={self.data}"]
         create += ["--bootstrap", "--innodb-log-file-size=8M"]
-        subprocess.run(create, input=b"CREATE DATABASE test;\n", check=True, capture_output=True)
+        run(create, self.folder, input=b"CREATE DATABASE test;\n")
+
+
+def run(command: list[str], folder: Path, input: bytes = b"") -> None:  # noqa: A002
+    done = subprocess.run(command, input=input, capture_output=True, cwd=folder, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said}")

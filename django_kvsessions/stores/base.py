@@ -22,6 +22,7 @@ __all__ = [
     "KEY_SIZE",
     "MAX_REVISION",
     "OWNER_SIZE",
+    "Provisional",
     "Record",
     "Store",
     "StoreCorrupted",
@@ -81,6 +82,13 @@ class StoreStats(NamedTuple):
     size: int | None
     hits: int | None = None
     misses: int | None = None
+
+
+class Provisional:
+    """A write in a transaction of the site's own, which may be rolled back."""
+
+    #: Stays ``False`` after a rollback, and where nobody can tell what became of it.
+    is_committed = False
 
 
 class Store(ABC):
@@ -154,6 +162,11 @@ class Store(ABC):
         records by itself yields nothing.
         """
 
+    def cleaned_elsewhere(self) -> str | None:
+        """Who removes what expires, where this process cannot and ``delete_expired`` yields
+        nothing: a sentence for the log of ``clearsessions``. ``None`` where it can."""
+        return None
+
     @abstractmethod
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         """Every live record once, in no order and in bounded memory.
@@ -165,6 +178,11 @@ class Store(ABC):
         """Every live record of one owner. ``ValueError`` for an empty owner."""
         self.check_owner(owner)
         return ((key, record) for key, record in self.scan() if record.owner == owner)
+
+    def provisional(self) -> Provisional | None:
+        """What the last write of this thread or task belongs to, where that may yet undo it;
+        ``None`` where a write is final. Asks nobody."""
+        return None
 
     def setup(self) -> None:
         """Make tables, indexes, folders or TTLs that are missing; idempotent."""

@@ -15,9 +15,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores import options, store_class, stores
-from django_kvsessions.stores.base import Record, Store, StoreError, StoreStats, now
+from django_kvsessions.stores.base import (
+    Provisional,
+    Record,
+    Store,
+    StoreError,
+    StoreStats,
+    now,
+)
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.paged import ColouredStore
+
+# Longer than 300 lines: how a copy gets into the cache is one protocol, best read in one place.
 
 __all__ = ["LayeredStore"]
 
@@ -88,10 +97,17 @@ class LayeredStore(ColouredStore):
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
+    def provisional(self) -> Provisional | None:
+        return self.store.provisional()
+
+    def cleaned_elsewhere(self) -> str | None:
+        return self.store.cleaned_elsewhere()
+
     async def _load(self, call: Colour, key: bytes) -> Record | None:
         token = None
         try:
-            if not self._is_distrusted(key):
+            # In a transaction of the site's, the store says what nobody else sees yet.
+            if not self._is_distrusted(key) and self.provisional() is None:
                 cached = await call(self.cache.load, self.cache.aload, key)
                 if cached is None:
                     token, marker = self._marker()
@@ -162,7 +178,10 @@ class LayeredStore(ColouredStore):
         token = await self._mark(call, key)
         done = await call(write, awrite, *args, **kwargs)
         try:
-            if not (done and record and await self._fill(call, key, record, token, moment)):
+            if self.provisional() is not None:
+                # It may be rolled back, and until then others read the former one.
+                self._distrust(key)
+            elif not (done and record and await self._fill(call, key, record, token, moment)):
                 await call(self.cache.delete, self.cache.adelete, key)
         except Exception as error:
             self._distrust(key)

@@ -20,6 +20,8 @@ import pytest
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable, now
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.testing import MakeStore, StoreConformance
+from tests.kit import toy_server
+from tests.kit.broken_servers import BrokenToyStore
 from tests.kit.folder_store import FolderStore, outage
 
 
@@ -434,23 +436,29 @@ class OutageIsTheDriversError(Broken, FolderStore):
             raise OSError("driver") from error
 
 
-def conformance(store: type[Store]) -> type[StoreConformance]:
+def conformance(store: type[Store]) -> dict[str, Any]:
     shared = issubclass(store, FolderStore)
 
     @pytest.fixture
     def make_store(self: StoreConformance, tmp_path: Path) -> MakeStore:
         return partial(store, *([tmp_path / "records"] if shared else []))
 
-    attributes = {
+    return {
         "make_store": make_store,
         "outage": outage if shared else None,
         "shared_between_processes": shared,
         "persistent": shared,
         "patience": 5.0 if shared else 1.0,
     }
-    return type(f"Test{store.__name__}", (StoreConformance,), attributes)
 
 
+BROKEN = {store.__name__: store.caught_by for store in Broken.__subclasses__()}
 for broken in Broken.__subclasses__():
     assert issubclass(broken, Store)
-    globals()[f"Test{broken.__name__}"] = conformance(broken)
+    attributes = conformance(broken)
+    globals()[f"Test{broken.__name__}"] = type("Test", (StoreConformance,), attributes)
+
+BROKEN.update({store.__name__: store.caught_by for store in BrokenToyStore.__subclasses__()})
+for toy in BrokenToyStore.__subclasses__():
+    attributes = {**toy_server.conformance(toy), "patience": 1.0}
+    globals()[f"Test{toy.__name__}"] = type("Test", (StoreConformance,), attributes)

@@ -11,14 +11,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from django_kvsessions.testing import MakeStore, StoreConformance
-from tests.kit import broken_stores, folder_store
+from tests.kit import broken_stores, folder_store, toy_server
 from tests.kit.folder_store import FolderStore
 
-BROKEN = [
-    (store.__name__, test)
-    for store in broken_stores.Broken.__subclasses__()
-    for test in store.caught_by
-]
+BROKEN = [(store, test) for store, tests in broken_stores.BROKEN.items() for test in tests]
 
 
 class TestFolderStore(StoreConformance):
@@ -27,6 +23,12 @@ class TestFolderStore(StoreConformance):
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> MakeStore:
         return partial(FolderStore, tmp_path / "records")
+
+
+class TestToyStore(StoreConformance):
+    persistent = False
+    fork_safe = False
+    server, make_store, cutting = toy_server.conformance(toy_server.ToyStore).values()
 
 
 @pytest.fixture(scope="module")

@@ -9,48 +9,39 @@ import importlib
 import os
 import pkgutil
 import re
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any
 
 import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.utils.module_loading import import_string
 
 import django_kvsessions
 
-#: Class, LOCATION and OPTIONS of each store that has an extra, by the extra's name. Those that
-#: need a server are sent to a port where there is none.
-STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "dynamodb": (
-        "DynamoDBStore",
-        "sessions",
-        {
-            "region_name": "eu-west-1",
-            "endpoint_url": "http://127.0.0.1:{port}",
-            "aws_access_key_id": "somebody",
-            "aws_secret_access_key": "something",
-            "attempts": 1,
-        },
-    ),
-    "firestore": ("FirestoreStore", "sessions", {"project": "demo"}),
-    "libsql": ("LibSQLStore", "{folder}/sessions.db", {}),
-    "lmdb": ("LMDBStore", "{folder}/sessions", {}),
-    "mongodb": (
-        "MongoDBStore",
-        "mongodb://127.0.0.1:{port}/sessions",
-        {"serverSelectionTimeoutMS": 300},
-    ),
-    "redis": ("RedisStore", "redis://127.0.0.1:{port}/0", {}),
-    "surrealdb": ("SurrealDBStore", "mem://", {}),
+ROOT = Path(__file__).resolve().parents[2]
+# Last: the package is the one that is installed, and not the tree's.
+sys.path.append(str(ROOT))
+
+from testservers import free_port  # noqa: E402
+from testservers.registry import STORES, Entry, settings_of  # noqa: E402
+
+
+def is_embedded(entry: Entry) -> bool:
+    return entry.server is None
+
+
+#: A store for each extra that brings one; one that needs no server where there is a choice.
+BY_EXTRA = {
+    entry.extra: entry
+    for entry in sorted(STORES.values(), key=is_embedded)
+    if entry.extra is not None
 }
-REMOTE = {"dynamodb", "firestore", "mongodb", "redis"}
 
 
 def main(extra: str | None = None) -> None:
@@ -62,14 +53,14 @@ def main(extra: str | None = None) -> None:
         ask_for_others(extra)
         if extra == "typed":
             use_a_bucket()
-        if extra in REMOTE:
+        if extra in BY_EXTRA and BY_EXTRA[extra].server is not None:
             miss_the_server()
         else:
             call_command("setupsessions")
             use_the_store()
             call_command("clearsessions")
             close_stores()
-        if extra not in STORES:
+        if extra not in BY_EXTRA:
             assert (Path(folder) / "sessions").is_dir()
     alone = f"the extra {extra} alone" if extra else "no extra"
     print(f"{count} modules imported with {alone} on Python {sys.version.split()[0]}.")
@@ -84,18 +75,17 @@ def requirements(extra: str) -> set[str]:
 
 def extras() -> list[str]:
     found = metadata("django-kvsessions").get_all("Provides-Extra") or []
-    assert set(found) >= STORES.keys()
+    assert set(found) >= BY_EXTRA.keys()
     return found
 
 
 def check_installation(extra: str | None) -> None:
     """That this run proves something: the wheel is installed, and nothing beside the extra."""
-    here = Path(__file__).resolve().parents[2]
-    assert here / "django_kvsessions" != Path(django_kvsessions.__file__).parent, "not the wheel"
+    assert Path(django_kvsessions.__file__).parent != ROOT / "django_kvsessions", "not the wheel"
     assert Path(django_kvsessions.__file__).with_name("py.typed").exists()
     for name in requirements(extra) if extra else ():
         version(name)
-    unwanted = {"pytest"}
+    unwanted = {"pytest"} if extra != "testing" else set[str]()
     if extra is None:
         # One extra may bring what another names.
         unwanted = unwanted.union(*map(requirements, extras()))
@@ -107,20 +97,13 @@ def check_installation(extra: str | None) -> None:
 
 
 def configure(extra: str | None, folder: str) -> None:
-    port = free_port()
     configured = {}
-    if extra in STORES:
-        name, location, options = STORES[extra]
-        fill = {"folder": folder, "port": port}
-        configured["default"] = {
-            "BACKEND": f"django_kvsessions.stores.{extra}.{name}",
-            "LOCATION": location.format(**fill),
-            "OPTIONS": {
-                option: value.format(**fill) if isinstance(value, str) else value
-                for option, value in options.items()
-            },
-        }
-    os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
+    if extra in BY_EXTRA:
+        # Those that need a server are sent to a port where there is none.
+        entry, port = BY_EXTRA[extra], free_port()
+        configured["default"] = settings_of(entry, Path(folder), port)
+        configured["default"]["OPTIONS"].update(entry.impatient)
+        os.environ.update({key: value.format(port=port) for key, value in entry.environ.items()})
     settings.configure(
         BASE_DIR=folder,
         SECRET_KEY="for this run alone",
@@ -131,19 +114,14 @@ def configure(extra: str | None, folder: str) -> None:
     django.setup()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def import_modules(extra: str | None) -> int:
-    # Those which are made of what they import: the test kit, and parts of other extras' stores.
-    others = [f"django_kvsessions.stores.{other}_" for other in STORES if other != extra]
-    spared = ("django_kvsessions.testing", *others)
+    # Those which are made of what they import: the rooms of other extras' stores, and the
+    # test kit. What leads to them says so (ask_for_others).
+    spared = [f"django_kvsessions.stores.{other}." for other in BY_EXTRA if other != extra]
+    if extra != "testing":
+        spared.append("django_kvsessions.testing")
     packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
-    names = [package.name for package in packages if not package.name.startswith(spared)]
+    names = [package.name for package in packages if not package.name.startswith(tuple(spared))]
     for name in names:
         importlib.import_module(name)
     return len(names)
@@ -153,14 +131,17 @@ def ask_for_others(extra: str | None) -> None:
     """Whatever needs another extra says so."""
     from django_kvsessions.typed import Bucket
 
-    for name in STORES.keys() - {extra}:
-        backend, location, _ = STORES[name]
-        module = importlib.import_module(f"django_kvsessions.stores.{name}")
-        complaint = refusal(ImproperlyConfigured, getattr(module, backend), location)
+    for name in BY_EXTRA.keys() - {extra}:
+        entry = BY_EXTRA[name]
+        backend = import_string(f"django_kvsessions.stores.{entry.backend}")
+        complaint = refusal(ImproperlyConfigured, backend, entry.location)
         assert f"pip install django-kvsessions[{name}]" in complaint, complaint
     if extra != "typed":
         complaint = refusal(ImproperlyConfigured, partial(Bucket, int, key="number"))
         assert "pip install django-kvsessions[typed]" in complaint, complaint
+    if extra != "testing":
+        complaint = refusal(ImportError, importlib.import_module, "django_kvsessions.testing")
+        assert "pip install django-kvsessions[testing]" in complaint, complaint
 
 
 def refusal(kind: type[Exception], use: Callable[..., object], *arguments: object) -> str:

@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.support.servers import missing
+from testservers import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo"]
@@ -24,21 +24,7 @@ REQUESTS = {
     "tests.programs.broken_engines.reviving": 100,
     "tests.programs.broken_engines.muddled": 200,
 }
-#: The stores of the demo beside the default one, and what their drivers are imported as.
-STORES = {
-    "lmdb": "lmdb",
-    "redis": "redis",
-    "valkey": "redis",
-    "sqlite": "sqlite3",
-    "postgres": "psycopg",
-    "mysql": "MySQLdb",
-    "mongodb": "pymongo",
-    "dynamodb": "boto3",
-    "firestore": "google.cloud.firestore",
-    "libsql": "libsql",
-    "sqld": "httpx",
-    "surrealdb": "surrealdb",
-}
+STORES = {name: entry for name, entry in registry.STORES.items() if entry.shared}
 ERRORS = "errors"
 CAME_BACK = "sessions that came back after logout"
 CROSSED = "sessions that crossed users"
@@ -129,15 +115,14 @@ def test_an_unknown_store_is_refused_with_the_names_of_those_that_exist() -> Non
     assert "abacus" in result.stderr
     _, _, names = result.stderr.partition("choose from")
     # So that each of them is tested here.
-    assert set(re.findall(r"\w+", names)) == {"semidbm", *STORES}
+    assert set(re.findall(r"\w+", names)) == STORES.keys()
 
 
 @pytest.mark.servers
 class TestEachStore:
-    @pytest.mark.parametrize("store", STORES)
+    # The default one has the tests above.
+    @pytest.mark.parametrize("store", [name for name in STORES if name != "semidbm"])
     def test_the_demo_finds_nothing_wrong_with_the_store(self, store: str) -> None:
-        if not is_installed(STORES[store]):
-            missing(f"{STORES[store]} is not installed: tox run -e py312-django61 has it")
         result = subprocess.run(
             [*DEMO, "--store", store, "--requests", "100", "--clients", "4"],
             check=False,
@@ -154,11 +139,3 @@ class TestEachStore:
         assert [outcome.figure(label) for label in NOTHING] == [0] * len(NOTHING)
         assert outcome.figure("sessions created") > outcome.figure("sessions ended") > 0
         assert outcome.figure("workers killed") == 1
-
-
-def is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        # A package of dots, whose parent is missing.
-        return False

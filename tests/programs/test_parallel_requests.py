@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.engines import OURS
-from benchmarks.servers import CLIENTS, STEPS, races
+from benchmarks.contenders import OURS
+from benchmarks.http import CLIENTS, STEPS, races
 
 
 def test_parallel_requests_of_one_session_lose_nothing(

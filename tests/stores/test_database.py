@@ -2,90 +2,63 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
+import json
 import sqlite3
+import subprocess
+import sys
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as StillWaiting
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import Error, OperationalError, connections, transaction
-from django.test import override_settings
-from django.test.utils import CaptureQueriesContext
+from django.db import OperationalError, connections
+from django.test import modify_settings, override_settings
 
-from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
-from django_kvsessions.stores.base import Record, Store, StoreUnavailable
+from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.database import DatabaseStore
-from django_kvsessions.testing import MakeStore, StoreConformance
-from tests.support.databases import add_database, open_store, remove_databases
-from tests.support.outages import Outage, killing, visiting
-from tests.support.servers import serve
-from tests.support.servers_database import mariadb, postgres
+from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
+from tests.support.databases import (
+    ALICE,
+    BACKEND,
+    KEY,
+    add_database,
+    calls,
+    disconnecting,
+    open_store,
+    record,
+    run_sql,
+    sqlite_database,
+    table_name,
+)
+from tests.support.outages import Outage, killing
+from tests.support.servers import missing
+from tests.support.servers_database import alias, databases, lite, mariadb, postgres
 from testservers import Server, free_port
 from testservers.mysql import django_database as mysql_database
-from testservers.mysql import mariadb_server
 from testservers.postgres import django_database as postgres_database
-from testservers.postgres import postgres_server
 
-__all__ = ["mariadb", "postgres"]
+pytestmark = pytest.mark.each_django
+
+__all__ = ["alias", "databases", "lite", "mariadb", "postgres"]
 
 T = TypeVar("T")
 
-KEY = b"k" * 32
-OTHER = b"o" * 32
-ALICE = b"a" * 16
-BACKEND = "django_kvsessions.stores.database.DatabaseStore"
 
-
-def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> Record:
-    revision = int.from_bytes(os.urandom(8), "big") >> 1
-    return Record(data, time.time() + seconds, revision, owner)
-
-
-def table_name() -> str:
-    return f"t{uuid.uuid4().hex}"
-
-
-def sqlite_database(path: Path, **options: Any) -> dict[str, Any]:
-    # Without its fsyncs a killed process still loses nothing.
-    options = {
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 30,
-        "init_command": "PRAGMA synchronous=OFF",
-        **options,
-    }
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
-
-
-@pytest.fixture(autouse=True)
-def _databases(django_db_blocker: Any) -> Iterator[None]:
-    """The databases of these tests may be used, and their connections end with the test."""
-    with django_db_blocker.unblock():
-        yield
-        connections.close_all()
-        # Async methods have a thread of their own, which stays.
-        asyncio.run(sync_to_async(connections.close_all)())
-        remove_databases()
-
-
-def disconnecting(function: Callable[[], T]) -> T:
-    """Call it in a thread that ends after it, as a request does: without a connection."""
-    try:
-        return function()
-    finally:
+@contextmanager
+def through_proxy(server: Server, database: dict[str, Any], table: str) -> Iterator[Cutting]:
+    """For the kit's fixture ``cutting``."""
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        alias = f"{database['ENGINE']}-{proxy.port}"
+        yield partial(open_store, alias, {**database, "PORT": str(proxy.port)}, table=table), proxy
+        # Not by waiting for an answer.
         connections.close_all()
 
 
@@ -93,6 +66,16 @@ class DatabaseConformance(StoreConformance):
     kills = 2
     increments = 10
     race_keys = 10
+
+    @pytest.fixture(autouse=True)
+    def _name_table(self) -> None:
+        self.table = table_name()
+
+    @pytest.fixture
+    def somebody(self) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+            executor.submit(connections.close_all).result(self.patience)
 
     def race(self, *functions: Callable[[], T]) -> list[T]:
         return super().race(*[partial(disconnecting, function) for function in functions])
@@ -126,7 +109,12 @@ class TestPostgreSQL(DatabaseConformance):
 
     @pytest.fixture
     def make_store(self, postgres: Server) -> MakeStore:
-        return partial(open_store, "postgres", postgres_database(postgres), table=table_name())
+        return partial(open_store, "postgres", postgres_database(postgres), table=self.table)
+
+    @pytest.fixture
+    def cutting(self, postgres: Server) -> Iterator[Cutting]:
+        with through_proxy(postgres, postgres_database(postgres), self.table) as cutting:
+            yield cutting
 
     @pytest.fixture
     def outage(self, postgres: Server) -> Outage:
@@ -141,37 +129,16 @@ class TestMariaDB(DatabaseConformance):
 
     @pytest.fixture
     def make_store(self, mariadb: Server) -> MakeStore:
-        return partial(open_store, "mariadb", mysql_database(mariadb), table=table_name())
+        return partial(open_store, "mariadb", mysql_database(mariadb), table=self.table)
+
+    @pytest.fixture
+    def cutting(self, mariadb: Server) -> Iterator[Cutting]:
+        with through_proxy(mariadb, mysql_database(mariadb), self.table) as cutting:
+            yield cutting
 
     @pytest.fixture
     def outage(self, mariadb: Server) -> Outage:
         return killing(mariadb)
-
-
-@pytest.fixture(
-    params=[
-        "sqlite",
-        pytest.param("postgres", marks=pytest.mark.servers),
-        pytest.param("mariadb", marks=pytest.mark.servers),
-    ]
-)
-def alias(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each database in turn."""
-    if request.param == "sqlite":
-        alias = f"lite-{tmp_path}"
-        add_database(alias, sqlite_database(tmp_path / "db"))
-        return alias
-    server = request.getfixturevalue(request.param)
-    make = postgres_database if request.param == "postgres" else mysql_database
-    add_database(request.param, make(server))
-    return str(request.param)
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> str:
-    alias = f"lite-{tmp_path}"
-    add_database(alias, sqlite_database(tmp_path / "db"))
-    return alias
 
 
 @pytest.fixture
@@ -179,133 +146,6 @@ def store(alias: str) -> DatabaseStore:
     store = DatabaseStore(alias, table=table_name())
     store.setup()
     return store
-
-
-def run_sql(alias: str, *statements: str) -> list[Any]:
-    """The rows of the last one, if any."""
-    with connections[alias].cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-        return list(cursor.fetchall()) if cursor.description else []
-
-
-def elsewhere(function: Callable[[], T]) -> T:
-    """What it gives on a connection of its own."""
-    results: list[T] = []
-    thread = threading.Thread(target=lambda: results.append(disconnecting(function)))
-    thread.start()
-    thread.join(60)
-    assert results, "it is still waiting, or failed"
-    return results[0]
-
-
-def calls(store: Store) -> list[Callable[[], object]]:
-    return [lambda: store.load(KEY), *writes(store)]
-
-
-def writes(store: Store) -> list[Callable[[], bool]]:
-    """Every change; KEY is there, OTHER is not."""
-    return [
-        lambda: store.create(OTHER, record()),
-        lambda: store.replace(KEY, record(b"new")),
-        lambda: store.replace(KEY, record(b"new"), expected=1),
-        lambda: store.touch(KEY, time.time() + 900),
-        lambda: store.delete(KEY),
-    ]
-
-
-class TestTransactions:
-    def test_each_call_is_one_statement(self, store: DatabaseStore) -> None:
-        store.create(KEY, record())
-        for call in calls(store):
-            with CaptureQueriesContext(connections[store.alias]) as queries:
-                call()
-            assert len(queries) == 1
-
-    def test_a_write_follows_the_atomic_block_it_is_made_in(self, store: DatabaseStore) -> None:
-        kept = record(b"kept", owner=ALICE)
-        store.create(KEY, kept)
-        for number, change in enumerate(writes(store)):
-            with transaction.atomic(using=store.alias):
-                assert change() is (number != 2)
-                if connections[store.alias].vendor != "sqlite":
-                    assert elsewhere(lambda: store.load(KEY)) == kept
-                transaction.set_rollback(True, using=store.alias)
-            assert dict(store.scan()) == {KEY: kept}
-        with transaction.atomic(using=store.alias):
-            assert store.replace(KEY, record(b"new"))
-        assert elsewhere(lambda: store.load(KEY)).data == b"new"  # type: ignore[union-attr]
-
-    def test_a_taken_key_leaves_the_atomic_block_usable(self, store: DatabaseStore) -> None:
-        kept = record(b"kept")
-        store.create(KEY, kept)
-        with transaction.atomic(using=store.alias):
-            assert store.create(KEY, record()) is False
-            assert store.create(OTHER, kept) is True
-            assert store.load(KEY) == kept
-        assert dict(store.scan()) == {KEY: kept, OTHER: kept}
-
-    def test_a_failed_write_leaves_the_atomic_block_usable(self, alias: str) -> None:
-        store = DatabaseStore(alias, table=table_name())
-        create, *indexes = store.setup_statements()
-        limited = re.sub(r"(data\W \w+ NOT NULL)", r"\1 CHECK (length(data) < 100)", create)
-        assert limited != create
-        run_sql(alias, limited, *indexes)
-        kept = record(b"kept")
-        store.create(KEY, kept)
-        with transaction.atomic(using=alias):
-            for fail in (
-                lambda: store.create(OTHER, record(b"x" * 100)),
-                lambda: store.replace(KEY, record(b"x" * 100)),
-            ):
-                with pytest.raises(StoreUnavailable) as raised:
-                    fail()
-                assert isinstance(raised.value.__cause__, Error)
-                assert store.load(KEY) == kept
-            assert store.touch(KEY, kept.expires + 100)
-        assert store.load(KEY) == kept._replace(expires=kept.expires + 100)
-
-    def test_a_write_that_waited_for_a_touch_finds_the_only_record(
-        self, store: DatabaseStore
-    ) -> None:
-        _, replace, _, touch, delete = writes(store)
-        for write in (replace, touch, delete):
-            store.delete(KEY)
-            assert store.create(KEY, record(seconds=900))
-            with ThreadPoolExecutor() as pool:
-                with transaction.atomic(using=store.alias):
-                    assert store.touch(KEY, time.time() + 1200)
-                    waiting = pool.submit(disconnecting, write)
-                    with pytest.raises(StillWaiting):
-                        waiting.result(0.5)
-                    # Behind one who reads the index of expiries upwards.
-                    assert store.touch(KEY, time.time() + 300)
-                assert waiting.result(60) is True
-
-    def test_async_calls_are_part_of_the_atomic_block_around_them(
-        self, store: DatabaseStore
-    ) -> None:
-        with transaction.atomic(using=store.alias):
-            assert async_to_sync(store.acreate)(KEY, record())
-            assert store.load(KEY) is not None
-            transaction.set_rollback(True, using=store.alias)
-        assert store.load(KEY) is None
-
-    def test_a_session_saved_in_a_block_that_fails_stays_as_it_was(
-        self, store: DatabaseStore
-    ) -> None:
-        options = {"table": store._table.name}
-        stores = {"default": {"BACKEND": BACKEND, "LOCATION": store.alias, "OPTIONS": options}}
-        with override_settings(SESSION_STORES=stores):
-            session = SessionStore()
-            session["cart"] = 1
-            session.save()
-            with pytest.raises(ZeroDivisionError), transaction.atomic(using=store.alias):
-                again = SessionStore(session.session_key)
-                again["cart"] = 2
-                again.save()
-                raise ZeroDivisionError
-            assert SessionStore(session.session_key)["cart"] == 1
 
 
 class TestTable:
@@ -332,6 +172,17 @@ class TestTable:
             assert "key" in message.msg
             assert message.hint is not None
             assert "OPTIONS['table']" in message.hint
+
+    def test_without_the_app_it_says_that_the_app_is_missing(self, lite: str) -> None:
+        store = DatabaseStore(lite, table="absent")
+        with (
+            modify_settings(INSTALLED_APPS={"remove": "django_kvsessions"}),
+            pytest.raises(StoreUnavailable, match='"django_kvsessions" to INSTALLED_APPS.*migrate'),
+        ):
+            store.load(KEY)
+        with pytest.raises(StoreUnavailable) as raised:
+            store.load(KEY)
+        assert "INSTALLED_APPS" not in str(raised.value)
 
     def test_setup_makes_what_is_missing_and_nothing_else(self, alias: str) -> None:
         store = DatabaseStore(alias, table=table_name())
@@ -527,258 +378,14 @@ class TestSettings:
         assert "s3cret" not in str(raised.value)
 
 
-def server_process(alias: str) -> int:
-    """Which of the server's processes or threads serves this connection."""
-    vendor = connections[alias].vendor
-    mine = "pg_backend_pid()" if vendor == "postgresql" else "CONNECTION_ID()"
-    [(number,)] = run_sql(alias, f"SELECT {mine}")
-    return int(number)
-
-
-def end_connection(alias: str) -> None:
-    """As the server does when it restarts, or after an idle time."""
-    number = server_process(alias)
-    kill = f"KILL {number}"
-    if connections[alias].vendor == "postgresql":
-        kill = f"SELECT pg_terminate_backend({number})"
-    elsewhere(lambda: run_sql(alias, kill))
-
-
-class LosingAnswers:
-    """Carries a write out, then drops the connection instead of answering."""
-
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
-        self.left = 1
-
-    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        result = execute(sql, params, many, context)
-        if self.left and not sql.startswith("SELECT"):
-            self.left -= 1
-            connections[self.alias].connection.close()
-            raise OperationalError("the connection was lost")
-        return result
-
-
 @pytest.mark.servers
-@pytest.mark.parametrize("alias", ["postgres", "mariadb"], indirect=True)
-class TestFaults:
-    def test_a_connection_that_was_lost_between_two_requests_is_not_noticed(
-        self, store: DatabaseStore
-    ) -> None:
-        store.create(KEY, record(owner=ALICE))
-        for call in (
-            lambda: store.load(KEY),
-            lambda: store.create(OTHER, record()),
-            lambda: store.replace(KEY, record(owner=ALICE)),
-            lambda: store.touch(KEY, time.time() + 900),
-            lambda: list(store.scan_owner(ALICE)),
-            lambda: store.stats().live,
-            lambda: store.delete(KEY),
-        ):
-            end_connection(store.alias)
-            assert call()
-
-    # Python warns of a fork under threads, which is what is tested.
-    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-    def test_a_fork_leaves_its_parents_connection_to_the_parent(self, store: DatabaseStore) -> None:
-        theirs = record(b"child")
-        store.create(KEY, record(b"parent"))
-        before = server_process(store.alias)
-        child = os.fork()
-        if child == 0:
-            done = False
-            with suppress(BaseException):
-                done = store.create(OTHER, theirs) and server_process(store.alias) != before
-                connections.close_all()
-            os._exit(0 if done else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        assert store.load(OTHER) == theirs
-        assert server_process(store.alias) == before
-
-    def test_in_an_atomic_block_it_is_an_error(self, store: DatabaseStore) -> None:
-        kept = record(b"kept")
-        store.create(KEY, kept)
-        with pytest.raises(StoreUnavailable), transaction.atomic(using=store.alias):
-            assert store.touch(KEY, time.time() + 900)
-            end_connection(store.alias)
-            store.replace(KEY, record(b"alone"))
-        assert store.load(KEY) == kept
-
-    def test_a_write_whose_answer_was_lost_knows_its_own_success(
-        self, store: DatabaseStore
-    ) -> None:
-        first, second, theirs = record(b"1", ALICE), record(b"2"), record(b"theirs")
-        connection = connections[store.alias]
-        with connection.execute_wrapper(LosingAnswers(store.alias)):
-            assert store.create(KEY, first) is True
-        with connection.execute_wrapper(LosingAnswers(store.alias)):
-            assert store.replace(KEY, second, expected=first.revision) is True
-        assert store.load(KEY) == second
-        store.create(OTHER, theirs)
-        with connection.execute_wrapper(LosingAnswers(store.alias)):
-            assert store.replace(OTHER, first, expected=theirs.revision - 1) is False
-        assert store.load(OTHER) == theirs
-
-    def test_rows_that_others_have_locked_are_left_for_the_next_clean_up(
-        self, store: DatabaseStore
-    ) -> None:
-        keys = [bytes([number]) * 32 for number in range(20)]
-        for key in keys:
-            store.create(key, record(seconds=-10))
-        locked, finish = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            lock = f"{store._table.load.replace('> %s', '< %s')} FOR UPDATE"
-            with (
-                transaction.atomic(using=store.alias),
-                connections[store.alias].cursor() as cursor,
-            ):
-                for key in keys[3:8]:
-                    cursor.execute(lock, (key, time.time()))
-                    assert len(cursor.fetchall()) == 1
-                locked.set()
-                finish.wait(60)
-
-        holder = threading.Thread(target=partial(disconnecting, hold))
-        holder.start()
-        locked.wait(60)
-        try:
-            assert sum(store.delete_expired(batch_size=4)) == 15
-        finally:
-            finish.set()
-            holder.join()
-        assert sum(store.delete_expired(batch_size=4)) == 5
-
-    def test_two_clean_ups_under_writers_remove_each_row_once(self, store: DatabaseStore) -> None:
-        with transaction.atomic(using=store.alias):
-            for number in range(1000):
-                seconds = -10 if number % 10 else 600
-                store.create(number.to_bytes(32, "big"), record(seconds=seconds))
-        stop = threading.Event()
-        failures: list[object] = []
-
-        def save() -> None:
-            while not stop.is_set():
-                alive = [number.to_bytes(32, "big") for number in range(0, 1000, 10)]
-                failures.extend(key for key in alive if not store.replace(key, record()))
-
-        writer = threading.Thread(target=partial(disconnecting, save))
-        writer.start()
-        removed: list[int] = []
-        cleaners = [
-            threading.Thread(
-                target=partial(
-                    disconnecting, lambda: removed.append(sum(store.delete_expired(batch_size=50)))
-                )
-            )
-            for _ in range(2)
-        ]
-        for thread in cleaners:
-            thread.start()
-        for thread in (*cleaners,):
-            thread.join(60)
-        stop.set()
-        writer.join(60)
-        assert (failures, len(removed), sum(removed)) == ([], 2, 900)
-        assert store.stats()[:2] == (100, 0)
-
-
-def outages(server: Server) -> list[Callable[[], None]]:
-    def kill() -> None:
-        server.kill()
-        time.sleep(0.1)
-        server.start()
-
-    def pause() -> None:
-        server.pause()
-        time.sleep(0.5)
-        server.resume()
-
-    return [kill, pause, server.restart]
-
-
-class OutageTests:
-    """On a server of the tests' own, to be mistreated."""
-
-    def test_nobody_is_logged_out_and_no_acknowledged_change_is_lost(
-        self, mistreated: tuple[Server, str]
-    ) -> None:
-        server, alias = mistreated
-        DatabaseStore(alias).setup()
-        with (
-            override_settings(SESSION_STORES={"default": {"BACKEND": BACKEND, "LOCATION": alias}}),
-            visiting(3, disconnecting) as failures,
-        ):
-            for outage in outages(server):
-                time.sleep(0.3)
-                outage()
-            time.sleep(0.3)
-        assert any(failures)
-
-    def test_a_paused_server_is_unavailable_within_the_timeouts(
-        self, mistreated: tuple[Server, str]
-    ) -> None:
-        server, alias = mistreated
-        store = DatabaseStore(alias, table=table_name())
-        store.setup()
-        kept = record()
-        store.create(KEY, kept)
-        if connections[alias].vendor == "postgresql":
-            # Its timeouts on the client's side are for connecting alone.
-            connections[alias].close()
-        server.pause()
-        started = time.monotonic()
-        try:
-            for call in (lambda: store.load(KEY), lambda: store.replace(KEY, record())):
-                with pytest.raises(StoreUnavailable):
-                    call()
-        finally:
-            server.resume()
-        assert time.monotonic() - started < 20
-        assert store.load(KEY) == kept
-
-    def test_a_server_made_read_only_is_unavailable_not_a_logout(
-        self, mistreated: tuple[Server, str]
-    ) -> None:
-        _, alias = mistreated
-        store = DatabaseStore(alias, table=table_name())
-        store.setup()
-        kept = record()
-        store.create(KEY, kept)
-        postgres = connections[alias].vendor == "postgresql"
-        only = "default_transaction_read_only = {}" if postgres else "TRANSACTION READ {}"
-        run_sql(alias, f"SET SESSION {only.format('on' if postgres else 'ONLY')}")
-        for write in writes(store):
-            with pytest.raises(StoreUnavailable, match="(?i)read.only"):
-                write()
-        assert store.load(KEY) == kept
-        run_sql(alias, f"SET SESSION {only.format('off' if postgres else 'WRITE')}")
-        assert store.replace(KEY, record())
-
-
-@pytest.fixture(scope="module")
-def fragile_postgres() -> Iterator[Server]:
-    yield from serve(partial(postgres_server, durable=True))
-
-
-@pytest.fixture(scope="module")
-def fragile_mariadb() -> Iterator[Server]:
-    yield from serve(partial(mariadb_server, durable=True))
-
-
-@pytest.mark.servers
-class TestPostgreSQLOutages(OutageTests):
-    @pytest.fixture
-    def mistreated(self, fragile_postgres: Server) -> tuple[Server, str]:
-        add_database("fragile-postgres", postgres_database(fragile_postgres, connect_timeout=2))
-        return fragile_postgres, "fragile-postgres"
-
-
-@pytest.mark.servers
-class TestMariaDBOutages(OutageTests):
-    @pytest.fixture
-    def mistreated(self, fragile_mariadb: Server) -> tuple[Server, str]:
-        timeouts = {"connect_timeout": 2, "read_timeout": 2, "write_timeout": 2}
-        add_database("fragile-mariadb", mysql_database(fragile_mariadb, **timeouts))
-        return fragile_mariadb, "fragile-mariadb"
+def test_a_site_on_pymysql(mariadb: Server) -> None:
+    if find_spec("pymysql") is None:
+        missing("PyMySQL is not installed: pip install PyMySQL")
+    add_database("mariadb", mysql_database(mariadb))
+    name = f"d{table_name()}"
+    run_sql("mariadb", f"CREATE DATABASE {name}")
+    database = {**mysql_database(mariadb), "NAME": name}
+    line = [sys.executable, "-m", "tests.support.on_pymysql", json.dumps(database)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import multiprocessing
 import os
 import socket
 import struct
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -25,12 +29,17 @@ from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.dynamodb import DynamoDBStore
 from django_kvsessions.stores.dynamodb.store import LARGEST
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore
+from django_kvsessions.testing.proxy import Proxy
+from tests.support.counting import assert_nothing_counts_twice
 from tests.support.full_races import FullRaces
 from tests.support.outages import Outage, killing
 from tests.support.servers import serve
 from testservers import Server, free_port
 from testservers.dynamodb import dynalite_server, moto_server
+
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
 
 KEY = b"k" * 32
 ALICE = b"a" * 16
@@ -57,9 +66,18 @@ def dynalite() -> Iterator[Server]:
 
 
 def opening(port: int, **options: Any) -> partial[DynamoDBStore]:
-    endpoint = f"http://127.0.0.1:{port}"
     table = f"sessions-{uuid.uuid4().hex}"
-    return partial(DynamoDBStore, table, endpoint_url=endpoint, **{**OPTIONS, **options})
+    return partial(DynamoDBStore, table, **{**OPTIONS, "endpoint_url": at(port), **options})
+
+
+def at(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def cut_between(make_store: partial[DynamoDBStore], server: Server) -> Iterator[Cutting]:
+    """The body of the kit's fixture ``cutting``."""
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        yield partial(make_store, endpoint_url=at(proxy.port), attempts=3), proxy
 
 
 def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> Record:
@@ -83,16 +101,26 @@ class DynamoDBConformance(FullRaces):
 
 
 class TestMoto(DynamoDBConformance):
+    cut_points = 8
+
     @pytest.fixture
     def make_store(self, moto: Server) -> MakeStore:
         # It measures binary values by their base64.
         return opening(moto.port, max_record_size=300_000)
+
+    @pytest.fixture
+    def cutting(self, make_store: partial[DynamoDBStore], moto: Server) -> Iterator[Cutting]:
+        yield from cut_between(make_store, moto)
 
 
 class TestDynalite(DynamoDBConformance):
     @pytest.fixture
     def make_store(self, dynalite: Server) -> MakeStore:
         return opening(dynalite.port)
+
+    @pytest.fixture
+    def cutting(self, make_store: partial[DynamoDBStore], dynalite: Server) -> Iterator[Cutting]:
+        yield from cut_between(make_store, dynalite)
 
     @pytest.fixture
     def outage(self, dynalite: Server) -> Outage:
@@ -112,7 +140,7 @@ def test_dynalite_outlives_a_client_that_is_killed_while_it_sends(dynalite: Serv
     assert dynalite.answers()
 
 
-class Proxy(ThreadingHTTPServer):
+class Busy(ThreadingHTTPServer):
     """Passes requests on to a stand-in, except those that it is told to answer or to spoil.
 
     No stand-in throttles, leaves keys unprocessed or loses an answer; this does.
@@ -131,7 +159,7 @@ class Proxy(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Proxy
+    server: Busy
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -176,15 +204,15 @@ def server(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.port) as proxy:
+def proxy(server: Server) -> Iterator[Busy]:
+    with Busy(server.port) as proxy:
         Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
         yield proxy
         proxy.shutdown()
 
 
 @pytest.fixture
-def store(proxy: Proxy) -> Iterator[DynamoDBStore]:
+def store(proxy: Busy) -> Iterator[DynamoDBStore]:
     store = opening(proxy.server_port, attempts=3)()
     store.setup()
     yield store
@@ -194,7 +222,7 @@ def store(proxy: Proxy) -> Iterator[DynamoDBStore]:
 @pytest.mark.servers
 class TestService:
     def test_throttling_is_retried_and_then_unavailable(
-        self, store: DynamoDBStore, proxy: Proxy
+        self, store: DynamoDBStore, proxy: Busy
     ) -> None:
         proxy.throttled = 2
         assert store.create(KEY, record()) is True
@@ -207,7 +235,7 @@ class TestService:
         assert store.load(KEY) is not None
 
     def test_a_write_whose_answer_was_lost_was_done(
-        self, store: DynamoDBStore, proxy: Proxy
+        self, store: DynamoDBStore, proxy: Busy
     ) -> None:
         first, second = record(b"first"), record(b"second")
         proxy.lost = 1
@@ -217,9 +245,27 @@ class TestService:
         assert store.load(KEY) == second
         assert store.create(KEY, second) is False
         assert store.replace(KEY, second, expected=first.revision) is False
+        # Whole seconds, which DynamoDB does not write as Python does.
+        later = time.time() // 1 + 900
+        for expected in (None, second.revision):
+            later += 1
+            proxy.lost = 1
+            assert store.touch(KEY, later, expected=expected) is True
+            assert store.load(KEY) == second._replace(expires=later)
+        asked = len(proxy.of("UpdateItem"))
+        assert asked == 2
+
+    def test_a_delete_is_never_sent_again(self, store: DynamoDBStore, proxy: Busy) -> None:
+        store.create(KEY, record())
+        proxy.lost = 1
+        with pytest.raises(StoreUnavailable, match="answer"):
+            store.delete(KEY)
+        assert len(proxy.of("DeleteItem")) == 1
+        assert store.load(KEY) is None
+        assert store.delete(KEY) is False
 
     def test_keys_left_unprocessed_are_asked_for_again(
-        self, store: DynamoDBStore, proxy: Proxy
+        self, store: DynamoDBStore, proxy: Busy
     ) -> None:
         written = record(owner=ALICE)
         store.create(KEY, written)
@@ -231,7 +277,7 @@ class TestService:
             list(store.scan_owner(ALICE))
 
     def test_reads_are_strongly_consistent_unless_told_otherwise(
-        self, store: DynamoDBStore, proxy: Proxy
+        self, store: DynamoDBStore, proxy: Busy
     ) -> None:
         for reads in (store, opening(proxy.server_port, consistent=False)()):
             reads.setup()
@@ -247,7 +293,7 @@ class TestService:
             reads.close()
 
     def test_an_item_has_a_ttl_in_whole_seconds_rounded_up(
-        self, store: DynamoDBStore, proxy: Proxy
+        self, store: DynamoDBStore, proxy: Busy
     ) -> None:
         expires = time.time() // 1 + 600.25
         store.create(KEY, record()._replace(expires=expires))
@@ -307,7 +353,7 @@ class TestService:
 
     def test_an_item_that_is_no_session_is_damage(self, store: DynamoDBStore) -> None:
         item = {"key": {"B": KEY}, "name": {"S": "a customer"}}
-        store._table.ask("put_item", Item=item)
+        store._table.ask(lambda client: client.put_item(TableName=store._table.name, Item=item))
         with pytest.raises(StoreCorrupted, match="shared"):
             store.load(KEY)
 
@@ -317,7 +363,7 @@ class TestService:
             store.load(KEY)
         store.close()
 
-    def test_a_large_page_is_followed_by_the_next(self, store: DynamoDBStore, proxy: Proxy) -> None:
+    def test_a_large_page_is_followed_by_the_next(self, store: DynamoDBStore, proxy: Busy) -> None:
         keys = {bytes([number]) * 32 for number in range(5)}
         for key in keys:
             store.create(key, record(os.urandom(300_000), owner=BOB))
@@ -357,6 +403,150 @@ class TestService:
         finally:
             dynalite.start()
         assert SessionStore(key)["cart"] == [1]
+
+
+@pytest.mark.servers
+class TestLostAnswers:
+    @pytest.fixture
+    def cutter(self, server: Server) -> Iterator[Proxy]:
+        with Proxy(("127.0.0.1", server.port)) as cutter:
+            yield cutter
+
+    @pytest.fixture
+    def direct(self, server: Server) -> Iterator[DynamoDBStore]:
+        store = opening(server.port)()
+        store.setup()
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def through(self, direct: DynamoDBStore, cutter: Proxy) -> Iterator[DynamoDBStore]:
+        store = DynamoDBStore(
+            direct._table.name, **{**OPTIONS, "endpoint_url": at(cutter.port), "attempts": 3}
+        )
+        yield store
+        store.close()
+
+    def test_nothing_counts_twice(
+        self, through: DynamoDBStore, direct: DynamoDBStore, cutter: Proxy
+    ) -> None:
+        assert_nothing_counts_twice(through, direct, cutter)
+
+    @pytest.mark.parametrize("name", ["load", "scan", "scan_owner"])
+    def test_an_answer_cut_anywhere_is_never_no_session(
+        self, direct: DynamoDBStore, cutter: Proxy, name: str
+    ) -> None:
+        written = record(owner=ALICE)
+        direct.create(KEY, written)
+        once = DynamoDBStore(
+            direct._table.name, **{**OPTIONS, "endpoint_url": at(cutter.port), "attempts": 1}
+        )
+        ask: Callable[[], Record | None] = {
+            "load": lambda: once.load(KEY),
+            "scan": lambda: dict(once.scan()).get(KEY),
+            "scan_owner": lambda: dict(once.scan_owner(ALICE)).get(KEY),
+        }[name]
+        with cutter.measure() as whole:
+            assert ask() == written
+        for point in range(0, whole.answered - 4, whole.answered // 48):
+            # botocore takes an end for an empty answer, and a success.
+            with cutter.cut_answer(after=point, reset=False) as cut:
+                with pytest.raises(StoreUnavailable) as raised:
+                    ask()
+                assert raised.value.__cause__ is not None
+                assert cut.happened == 1
+        once.close()
+
+
+@pytest.mark.servers
+class TestTime:
+    """One time limit for all attempts, and threads of the store's own."""
+
+    @pytest.fixture
+    def paused(self, dynalite: Server) -> Iterator[Callable[..., DynamoDBStore]]:
+        with ExitStack() as stack:
+
+            def make(**options: Any) -> DynamoDBStore:
+                store = opening(dynalite.port, **options)()
+                stack.callback(store.close)
+                # Making a client takes botocore some time of its own.
+                store.setup()
+                dynalite.pause()
+                stack.callback(dynalite.resume)
+                return store
+
+            yield make
+
+    @pytest.mark.parametrize("attempts", [1, 3, 10])
+    def test_all_attempts_together_end_with_the_timeout(
+        self, paused: Callable[..., DynamoDBStore], attempts: int
+    ) -> None:
+        store = paused(timeout=1.5, attempts=attempts)
+        for ask in (
+            lambda: store.load(KEY),
+            lambda: store.create(KEY, record()),
+            lambda: store.replace(KEY, record()),
+            lambda: store.replace(KEY, record(), expected=1),
+            lambda: store.touch(KEY, time.time() + 60),
+            lambda: store.delete(KEY),
+            lambda: asyncio.run(store.aload(KEY)),
+        ):
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                ask()
+            assert time.monotonic() - started < 1.5 + 0.6
+
+    def test_a_silent_server_keeps_nobody_elses_threads(
+        self, paused: Callable[..., DynamoDBStore]
+    ) -> None:
+        store = paused(timeout=3.0, attempts=3)
+
+        async def main() -> tuple[float, float]:
+            began = time.monotonic()
+            loads = [asyncio.ensure_future(store.aload(KEY)) for _ in range(120)]
+            await asyncio.sleep(0.1)
+            asked = time.monotonic()
+            await asyncio.to_thread(time.monotonic)
+            elsewhere = time.monotonic() - asked
+            outcomes = await asyncio.gather(*loads, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+            return elsewhere, time.monotonic() - began
+
+        elsewhere, altogether = asyncio.run(main())
+        assert elsewhere < 1
+        # Those that waited for a thread end with the same limit.
+        assert altogether < 3 + 2
+
+    def test_closing_ends_the_threads(self, dynalite: Server) -> None:
+        store = opening(dynalite.port)()
+        store.setup()
+        before = set(threading.enumerate())
+        assert asyncio.run(store.aload(KEY)) is None
+        [thread] = set(threading.enumerate()) - before
+        store.close()
+        thread.join(10)
+        assert not thread.is_alive()
+        # The next use begins anew.
+        assert asyncio.run(store.aload(KEY)) is None
+        store.close()
+
+    def test_a_fork_has_threads_of_its_own(self, dynalite: Server) -> None:
+        store = opening(dynalite.port)()
+        store.setup()
+        assert asyncio.run(store.aload(KEY)) is None
+        context = multiprocessing.get_context("fork")
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks of processes with threads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = context.Process(target=load_or_fail, args=(store,))
+            child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        store.close()
+
+
+def load_or_fail(store: DynamoDBStore) -> None:
+    assert asyncio.run(store.acreate(KEY, record())) is True
 
 
 class TestBadInput:
@@ -400,6 +590,29 @@ class TestBadInput:
             ("sessions", {"timeout": 0}, "timeout"),
             ("sessions", {"attempts": "3"}, "attempts"),
             ("sessions", {"no_such": 1}, "no_such"),
+            ("sessions", {"timeout": "3"}, r"OPTIONS\['timeout'\] must be a number of seconds"),
+            ("sessions", {"timeout": True}, r"OPTIONS\['timeout'\] must be a number of seconds"),
+            ("sessions", {"attempts": 0}, r"OPTIONS\['attempts'\] must be a whole number from 1"),
+            ("sessions", {"attempts": 1.5}, r"OPTIONS\['attempts'\] must be a whole number"),
+            ("sessions", {"consistent": "no"}, r"OPTIONS\['consistent'\] must be True or False"),
+            ("sessions", {"max_record_size": "x"}, r"OPTIONS\['max_record_size'\] must be a whole"),
+            ("sessions", {"tags": "team"}, r"OPTIONS\['tags'\] must be a dict of texts"),
+            ("sessions", {"tags": {"team": 1}}, r"OPTIONS\['tags'\] must be a dict of texts"),
+            ("sessions", {"region_name": 1}, r"OPTIONS\['region_name'\] must be a text"),
+            (
+                "sessions",
+                {"endpoint_url": "localhost:8000"},
+                r"OPTIONS\['endpoint_url'\] must be a",
+            ),
+            ("sessions", {"use_ssl": "no"}, r"OPTIONS\['use_ssl'\] must be True or False"),
+            ("sessions", {"verify": 1}, r"OPTIONS\['verify'\] must be True or False"),
+            ("sessions", {"config": {}}, r"OPTIONS\['config'\] must be a botocore"),
+            ("sessions", {"service_name": "s3"}, "service_name"),
+            (
+                "sessions",
+                {"aws_secret_access_key": SECRET.encode()},
+                r"OPTIONS\['aws_secret_access_key'\] must be a text",
+            ),
         ],
     )
     def test_wrong_settings_are_named(

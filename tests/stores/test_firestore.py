@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from django.test import override_settings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.firestore import FirestoreStore
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore
+from django_kvsessions.testing.proxy import Proxy
+from tests.support.counting import assert_nothing_counts_twice
 from tests.support.full_races import SlowRaces
 from tests.support.servers import missing, serve
 from testservers import Server, free_port
@@ -38,7 +40,16 @@ def driver() -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
-    yield from serve(firestore_emulator)
+    for emulator in serve(firestore_emulator):
+        # Its first answers take seconds, which no test is about.
+        store = connecting_to(
+            FirestoreStore(new_collection(), project="demo-t", timeout=60), emulator.port
+        )
+        assert store.create(b"k" * 32, record())
+        assert store.replace(b"k" * 32, record())
+        assert store.delete(b"k" * 32)
+        store.close()
+        yield emulator
 
 
 @pytest.fixture
@@ -62,8 +73,29 @@ class TestFirestore(SlowRaces):
     def make_store(self, emulator: Server) -> MakeStore:
         return partial(FirestoreStore, new_collection(), project="demo-t", timeout=20)
 
+    @pytest.fixture
+    def cutting(self, make_store: MakeStore, emulator: Server) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", emulator.port)) as proxy:
+            yield lambda: connecting_to(make_store(), proxy.port), proxy
 
-class Proxy:
+
+def connecting_to(store: Any, port: int) -> Any:
+    """The store, with clients that go to this port, whatever the environment says later."""
+    clients = store._documents._clients
+
+    def at_port(make: Callable[[], Any]) -> Callable[[], Any]:
+        def made() -> Any:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("FIRESTORE_EMULATOR_HOST", f"127.0.0.1:{port}")
+                return make()
+
+        return made
+
+    clients._make, clients._make_async = at_port(clients._make), at_port(clients._make_async)
+    return store
+
+
+class Breakable:
     """Between the store and the emulator, which forgets everything when it is stopped."""
 
     def __init__(self, port: int) -> None:
@@ -109,14 +141,14 @@ def record(data: bytes = b"data", owner: bytes = b"") -> Record:
 
 class TestOutages:
     @pytest.fixture
-    def proxy(self, running: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-        proxy = Proxy(running.port)
+    def proxy(self, running: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Breakable]:
+        proxy = Breakable(running.port)
         proxy.start()
         monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
         yield proxy
         proxy.stop()
 
-    def test_a_cut_connection_is_an_outage_and_not_a_logout(self, proxy: Proxy) -> None:
+    def test_a_cut_connection_is_an_outage_and_not_a_logout(self, proxy: Breakable) -> None:
         backend = "django_kvsessions.stores.firestore.FirestoreStore"
         options = {"project": "demo-t", "timeout": 2}
         settings = {
@@ -167,13 +199,49 @@ class TestOutages:
                 store.setup,
                 lambda: asyncio.run(store.aload(key)),
             ):
+                called = time.monotonic()
                 with pytest.raises(StoreUnavailable, match="demo-t") as raised:
                     call()
                 assert raised.value.__cause__ is not None
+                # With all that it asked; a client is made in it, twice.
+                assert time.monotonic() - called < 0.5 + 2
             assert time.monotonic() - started < 11 * 0.5 + 15
         finally:
             running.resume()
         store.close()
+
+
+class TestLostAnswers:
+    def test_nothing_counts_twice(self, emulator: Server) -> None:
+        make = partial(FirestoreStore, new_collection(), project="demo-t", timeout=10)
+        with Proxy(("127.0.0.1", emulator.port)) as proxy:
+            direct, through = make(), connecting_to(make(), proxy.port)
+            assert_nothing_counts_twice(through, direct, proxy)
+            direct.close()
+            through.close()
+
+    def test_all_attempts_together_end_with_the_timeout(self, emulator: Server) -> None:
+        """What is sent again, because every answer is lost, is sent for so long and no longer."""
+        make = partial(FirestoreStore, new_collection(), project="demo-t", timeout=1.5)
+        key = b"k" * 32
+        with Proxy(("127.0.0.1", emulator.port)) as proxy:
+            direct, through = make(), connecting_to(make(), proxy.port)
+            assert direct.create(key, record())
+            assert through.load(key)
+            for ask in (
+                lambda: through.load(key),
+                lambda: through.replace(key, record(), expected=1),
+                lambda: through.touch(key, time.time() + 900),
+                lambda: through.delete(key),
+            ):
+                with proxy.cut_answer(times=10_000):
+                    started = time.monotonic()
+                    with pytest.raises(StoreUnavailable):
+                        ask()
+                    assert time.monotonic() - started < 1.5 + 1
+            assert direct.load(key) is not None
+            direct.close()
+            through.close()
 
 
 class TestSettings:
@@ -184,7 +252,12 @@ class TestSettings:
             ("", {}, "LOCATION"),
             ("__all__", {}, "LOCATION"),
             ("sessions", {"timeout": 0}, "timeout"),
+            ("sessions", {"timeout": "5"}, r"OPTIONS\['timeout'\] must be a number of seconds"),
             ("sessions", {"max_record_size": 1024 * 1024}, "1 MiB"),
+            ("sessions", {"max_record_size": "x"}, r"OPTIONS\['max_record_size'\] must be a whole"),
+            ("sessions", {"project": 5}, r"OPTIONS\['project'\] must be a text"),
+            ("sessions", {"database": None}, r"OPTIONS\['database'\] must be a text"),
+            ("sessions", {"credentials": {}}, r"OPTIONS\['credentials'\] must be a text"),
         ],
     )
     def test_what_is_wrong_is_named(

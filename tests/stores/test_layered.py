@@ -13,8 +13,10 @@ from typing import Any
 
 import freezegun
 import pytest
+from django.conf import LazySettings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
 from django.test import override_settings
 
 from django_kvsessions.engine import SessionStore
@@ -726,3 +728,35 @@ def test_stores_are_asked_in_the_colour_of_the_call() -> None:
     asyncio.run(layered.acreate(KEY, record(b"data")))
     assert cache.was_awaited
     assert store.was_awaited
+
+
+@pytest.mark.each_django
+@pytest.mark.django_db(transaction=True)
+def test_a_rolled_back_write_is_not_served_from_the_cache(settings: LazySettings) -> None:
+    settings.SESSION_STORES = {
+        "cache": {"BACKEND": "django_kvsessions.stores.memory.MemoryStore"},
+        "store": {
+            "BACKEND": "django_kvsessions.stores.database.DatabaseStore",
+            "LOCATION": "default",
+        },
+        "default": {
+            "BACKEND": "django_kvsessions.stores.layered.LayeredStore",
+            "OPTIONS": {"cache": "cache", "store": "store", "max_age": 60},
+        },
+    }
+    layered, key = stores["default"], b"k" * 32
+    layered.setup()
+    before = Record(b"before", time.time() + 600, 1)
+    assert layered.create(key, before)
+    for change in (
+        lambda: layered.replace(key, before._replace(data=b"after", revision=2)),
+        lambda: layered.touch(key, before.expires + 60),
+        lambda: layered.delete(key),
+    ):
+        assert layered.load(key) == before
+        with transaction.atomic():
+            assert change()
+            seen = layered.load(key)
+            assert seen != before
+            transaction.set_rollback(True)
+        assert layered.load(key) == before

@@ -30,7 +30,7 @@ from django.test import override_settings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.libsql import LibSQLStore
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore, Proxy
 from tests.support.full_races import FullRaces, SlowRaces
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing
 from tests.support.servers import missing, serve
@@ -39,6 +39,9 @@ from testservers.libsql import sqld_server
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
 
 KEY = b"k" * 32
 OTHER = b"o" * 32
@@ -96,12 +99,22 @@ class TestServer(SlowRaces):
     kills = 2
 
     @pytest.fixture
-    def make_store(self, sqld: Server) -> MakeStore:
-        return partial(LibSQLStore, url(sqld), table=new_table(), timeout=20)
+    def table(self) -> str:
+        return new_table()
+
+    @pytest.fixture
+    def make_store(self, sqld: Server, table: str) -> MakeStore:
+        return partial(LibSQLStore, url(sqld), table=table, timeout=20)
 
     @pytest.fixture
     def outage(self, sqld: Server) -> Outage:
         return killing(sqld)
+
+    @pytest.fixture
+    def cutting(self, sqld: Server, table: str) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", sqld.port)) as proxy:
+            location = f"http://127.0.0.1:{proxy.port}"
+            yield partial(LibSQLStore, location, table=table, timeout=20), proxy
 
 
 def another(path: Path) -> AbstractContextManager[Any]:
@@ -176,6 +189,23 @@ class TestFaultsOfFiles:
             assert store.load(KEY) == kept
             other.execute("ROLLBACK")
         assert store.create(OTHER, kept)
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    def test_what_the_driver_does_not_take_for_bytes_is_kept_as_bytes(
+        self, store: LibSQLStore, kind: type[bytes]
+    ) -> None:
+        kept = record(b"a\0b\xff", ALICE)
+        assert store.create(KEY, kept._replace(data=kind(kept.data), owner=kind(ALICE)))
+        assert store.load(KEY) == kept
+
+    def test_the_largest_numbers_are_kept_exactly(self, store: LibSQLStore) -> None:
+        # The driver binds integers from 2**31 on as floats.
+        kept = Record(b"data", 2.0**40 + 2**-10, 2**63 - 1)
+        store.create(KEY, kept)
+        assert store.load(KEY) == kept
+        assert store.replace(KEY, kept._replace(revision=2**53 + 1), expected=2**63 - 1)
+        assert not store.touch(KEY, kept.expires, expected=2**53)
+        assert store.touch(KEY, kept.expires, expected=2**53 + 1)
 
     def test_a_file_that_is_no_database_is_corrupted(self, path: Path) -> None:
         path.write_bytes(b"garbage" * 1000)
@@ -253,21 +283,42 @@ class TestFaultsOfServers:
             server.start()
             assert SessionStore(key)["cart"] == 1
 
+    def test_a_slow_server_stops_no_other_thread(self, server: Server, store: LibSQLStore) -> None:
+        # libSQL's own client would: it waits for an answer with Python's lock held.
+        errors: list[StoreUnavailable] = []
+
+        def load() -> None:
+            try:
+                store.load(KEY)
+            except StoreUnavailable as error:
+                errors.append(error)
+
+        server.pause()
+        waiting = threading.Thread(target=load)
+        waiting.start()
+        turns = 0
+        while waiting.is_alive():
+            turns += 1
+            time.sleep(0.001)
+        server.resume()
+        assert len(errors) == 1
+        assert turns > 100
+
     def test_a_write_whose_answer_was_lost_knows_its_own_success(
         self, server: Server, store: LibSQLStore
     ) -> None:
-        with LosingProxy(server.port) as proxy:
+        with Proxy(("127.0.0.1", server.port)) as proxy:
             lossy = LibSQLStore(f"http://127.0.0.1:{proxy.port}")
             first, second = record(b"first"), record(b"second")
             lossy.load(KEY)
-            proxy.losing = 1
-            assert lossy.create(KEY, first) is True
-            proxy.losing = 1
-            assert lossy.replace(KEY, second, expected=first.revision) is True
-            proxy.losing = 1
+            with proxy.cut_answer():
+                assert lossy.create(KEY, first) is True
+            with proxy.cut_answer():
+                assert lossy.replace(KEY, second, expected=first.revision) is True
             # Somebody else's record is not taken for one's own.
-            assert lossy.create(KEY, first) is False
-            assert proxy.losing == 0
+            with proxy.cut_answer(), pytest.raises(StoreUnavailable, match="does not say"):
+                lossy.create(KEY, first)
+            assert proxy.cuts == 3
             lossy.close()
         assert store.load(KEY) == second
 
@@ -294,7 +345,7 @@ class TestFaultsOfServers:
 
     def test_tls_trusts_the_certificates_it_is_told(self, server: Server, tmp_path: Path) -> None:
         context, authority = certificate(tmp_path)
-        with LosingProxy(server.port, context) as proxy:
+        with TLSProxy(server.port, context) as proxy:
             location = f"libsql://localhost:{proxy.port}"
             store = LibSQLStore(location, ca_certs=authority)
             store.setup()
@@ -322,6 +373,11 @@ class TestSettings:
             ("sessions.db", {"timeout": 0}, "timeout"),
             ("sessions.db", {"timeout": "3"}, "timeout"),
             ("sessions.db", {"durability": "none"}, "durability"),
+            ("sessions.db", {"durability": ["safe"]}, "durability"),
+            ("sessions.db", {"max_record_size": 0}, "max_record_size"),
+            ("sessions.db", {"table": "t" * 64}, "table"),
+            ("libsql://server", {"auth_token": b"s3cret"}, "auth_token"),
+            ("libsql://server", {"ca_certs": 1}, "ca_certs"),
             ("libsql://server", {"ca_certs": "/nowhere.pem"}, "ca_certs"),
         ],
     )
@@ -343,15 +399,14 @@ class TestSettings:
         assert list(tmp_path.iterdir()) == []
 
 
-class LosingProxy:
-    """Passes everything on, with TLS where told, but loses as many answers as it is told."""
+class TLSProxy:
+    """Speaks TLS, before a server that does not."""
 
-    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.target = port
         self.context = context
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        self.losing = 0
         self.threads = [threading.Thread(target=self.accept, daemon=True)]
         self.threads[0].start()
 
@@ -378,19 +433,12 @@ class LosingProxy:
     def serve(self, client: socket.socket) -> None:
         with closing(client), socket.create_connection(("127.0.0.1", self.target)) as backend:
             try:
-                if self.context is not None:
-                    client = self.context.wrap_socket(client, server_side=True)
-                with client:
+                with self.context.wrap_socket(client, server_side=True) as client:
                     # The protocol is a question, then its answer.
                     while data := client.recv(65536):
                         backend.sendall(data)
-                        if not select.select([backend], [], [], 0.5)[0]:
-                            continue
-                        answer = backend.recv(65536)
-                        if self.losing:
-                            self.losing -= 1
-                            return
-                        client.sendall(answer)
+                        if select.select([backend], [], [], 0.5)[0]:
+                            client.sendall(backend.recv(65536))
             except OSError:
                 pass
 

@@ -23,12 +23,17 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.mongodb import MongoDBStore
-from django_kvsessions.testing import MakeStore
+from django_kvsessions.testing import Cutting, MakeStore
+from django_kvsessions.testing.proxy import Proxy
+from tests.support.counting import assert_nothing_counts_twice
 from tests.support.full_races import FullRaces
 from tests.support.outages import Outage
 from tests.support.servers import serve
 from testservers import free_port
 from testservers.mongodb import MongoDBServer, mongodb_server
+
+# Their drivers are only installed where the servers are.
+pytestmark = pytest.mark.servers
 
 REAL = os.environ.get("KVSESSIONS_TEST_MONGODB_URL", "")
 KEY = b"k" * 32
@@ -48,7 +53,7 @@ def url(mongodb: MongoDBServer) -> str:
 
 
 @pytest.fixture
-def make_store(url: str) -> MakeStore:
+def make_store(url: str) -> partial[MongoDBStore]:
     return partial(MongoDBStore, url, collection=uuid.uuid4().hex, serverSelectionTimeoutMS=800)
 
 
@@ -68,7 +73,7 @@ def collection(url: str, store: MongoDBStore) -> Iterator[Any]:
         yield client.sessions[store._collection.name]
 
 
-def cutting(server: MongoDBServer) -> Outage:
+def without_network(server: MongoDBServer) -> Outage:
     @contextmanager
     def cut() -> Iterator[None]:
         server.cut()
@@ -92,12 +97,22 @@ class TestMongoDB(FullRaces):
     scan_records = 500
 
     @pytest.fixture
-    def make_store(self, make_store: MakeStore) -> MakeStore:
+    def make_store(self, make_store: partial[MongoDBStore]) -> partial[MongoDBStore]:
         return make_store
 
     @pytest.fixture
     def outage(self, mongodb: MongoDBServer) -> Outage:
-        return cutting(mongodb)
+        return without_network(mongodb)
+
+    @pytest.fixture
+    def cutting(
+        self, make_store: partial[MongoDBStore], mongodb: MongoDBServer
+    ) -> Iterator[Cutting]:
+        with Proxy(("127.0.0.1", mongodb.port)) as proxy:
+            # Otherwise pymongo looks after the server in connections of its own, and waits
+            # half a second after each that is lost. It sends writes again here.
+            location = f"mongodb://127.0.0.1:{proxy.port}/sessions?loadBalanced=true"
+            yield partial(MongoDBStore, location, **make_store.keywords), proxy
 
 
 if REAL:
@@ -192,6 +207,81 @@ class TestOnTheServer:
         first, second = asyncio.run(use()), asyncio.run(use())
         assert first is not second
 
+    @pytest.mark.parametrize("limit", ["timeoutMS", "socketTimeoutMS"])
+    def test_a_call_ends_with_its_timeout_whatever_is_tried_within_it(
+        self, url: str, mongodb: MongoDBServer, limit: str
+    ) -> None:
+        options: dict[str, Any] = {limit: 1000}
+        store = MongoDBStore(url, **options)
+        assert store.load(KEY) is None
+        mongodb.pause()
+        try:
+            for ask in (
+                lambda: store.load(KEY),
+                lambda: store.create(KEY, record()),
+                lambda: store.replace(KEY, record(), expected=1),
+                lambda: store.touch(KEY, time.time() + 60),
+                lambda: store.delete(KEY),
+                lambda: list(store.scan()),
+                lambda: list(store.delete_expired()),
+            ):
+                started = time.monotonic()
+                with pytest.raises(StoreUnavailable):
+                    ask()
+                # Of each socket, the former limit, one connection may be tried after another.
+                assert time.monotonic() - started < (1.7 if limit == "timeoutMS" else 10)
+        finally:
+            mongodb.resume()
+            store.close()
+
+    @pytest.mark.parametrize(
+        ("query", "options", "seconds"),
+        [
+            ("", {}, 3.0),
+            ("?serverSelectionTimeoutMS=800", {"connectTimeoutMS": 500}, 3.0),
+            ("?timeoutMS=500", {}, 0.5),
+            ("", {"timeoutMS": 700}, 0.7),
+            # What sites set before it was there.
+            ("?socketTimeoutMS=900", {}, None),
+        ],
+    )
+    def test_a_call_has_one_time_limit_unless_told_otherwise(
+        self, url: str, query: str, options: dict[str, Any], seconds: float | None
+    ) -> None:
+        store = MongoDBStore(url + query, **options)
+        assert store._collection.clients.get().options.timeout == seconds
+        store.close()
+
+    @pytest.mark.parametrize("balanced", ["true", "false"])
+    def test_nothing_counts_twice(
+        self, store: MongoDBStore, mongodb: MongoDBServer, balanced: str
+    ) -> None:
+        with Proxy(("127.0.0.1", mongodb.port)) as proxy:
+            location = f"mongodb://127.0.0.1:{proxy.port}/sessions?loadBalanced={balanced}"
+            through = MongoDBStore(location, collection=store._collection.name)
+            assert_nothing_counts_twice(through, store, proxy)
+            through.close()
+
+    def test_setup_may_take_longer_than_a_call(self, url: str) -> None:
+        import pymongo.monitoring
+
+        limits: list[int] = []
+
+        class Listener(pymongo.monitoring.CommandListener):
+            def started(self, event: Any) -> None:
+                if event.command_name == "createIndexes":
+                    limits.append(event.command["maxTimeMS"])
+
+            def succeeded(self, event: Any) -> None: ...
+            def failed(self, event: Any) -> None: ...
+
+        store = MongoDBStore(url, collection=uuid.uuid4().hex, event_listeners=[Listener()])
+        store.setup()
+        asyncio.run(store.asetup())
+        store.close()
+        assert len(limits) == 4
+        assert min(limits) > 60_000
+
     def test_an_outage_is_no_logout(self, url: str, mongodb: MongoDBServer, settings: Any) -> None:
         options = {"collection": uuid.uuid4().hex, "serverSelectionTimeoutMS": 800}
         settings.SESSION_STORES = {
@@ -205,7 +295,7 @@ class TestOnTheServer:
         session["cart"] = [1]
         session.save()
         key = session.session_key
-        with cutting(mongodb)():
+        with without_network(mongodb)():
             again = SessionStore(key)
             started = time.monotonic()
             with pytest.raises(StoreUnavailable):
@@ -241,6 +331,15 @@ class TestBadInput:
             ("mongodb://host/s", {"no_such": 1}, "OPTIONS.*no_such"),
             ("mongodb://host/s", {"maxPoolSize": "x"}, "OPTIONS.*maxPoolSize"),
             ("mongodb://host/s", {"max_record_size": 2**24}, "16 MiB"),
+            (
+                "mongodb://host/s",
+                {"max_record_size": "x"},
+                r"OPTIONS\['max_record_size'\] must be a whole number",
+            ),
+            ("mongodb://host/s", {"database": ""}, r"OPTIONS\['database'\] must be a text"),
+            ("mongodb://host/s", {"collection": 5}, r"OPTIONS\['collection'\] must be a text"),
+            ("mongodb://host/s?w=0", {}, "acknowledges"),
+            ("mongodb://host/s", {"w": 0}, "acknowledges"),
         ],
     )
     def test_wrong_settings_are_named(

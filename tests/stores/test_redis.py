@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,8 +12,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,14 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
 
-import django_kvsessions.stores
+import django_kvsessions.stores.redis
+from benchmarks.sample import session_data, session_key
+from django_kvsessions.serializers import MessagePackSerializer
 from django_kvsessions.stores import make_store as configured
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.redis import RedisStore
-from django_kvsessions.testing import MakeStore, StoreConformance
+from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
+from django_kvsessions.testing.cuts import Cut
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
 from tests.support.servers import serve
 from tests.support.servers_redis import cluster, redis, valkey
@@ -70,6 +75,12 @@ class FewerConformance(RedisConformance):
     kills = 1
 
 
+def cutting_before(server: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        place = f"redis://127.0.0.1:{proxy.port}/0"
+        yield partial(RedisStore, place, **make_store.keywords), proxy
+
+
 class TestRedis(RedisConformance):
     processes = 4
 
@@ -81,11 +92,19 @@ class TestRedis(RedisConformance):
     def outage(self, redis: Server) -> Outage:
         return killing(redis)
 
+    @pytest.fixture
+    def cutting(self, redis: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+        yield from cutting_before(redis, make_store)
+
 
 class TestValkey(FewerConformance):
     @pytest.fixture
     def make_store(self, valkey: Server) -> MakeStore:
         return partial(RedisStore, url(valkey), prefix=uuid.uuid4().hex)
+
+    @pytest.fixture
+    def cutting(self, valkey: Server, make_store: partial[RedisStore]) -> Iterator[Cutting]:
+        yield from cutting_before(valkey, make_store)
 
     @pytest.fixture
     def outage(self, valkey: Server) -> Outage:
@@ -305,11 +324,14 @@ class TestFaults:
         theirs = record(b"theirs")
         store.create(KEY, theirs)
         lossy.load(KEY)
-        # The very same record, revision included, from somebody else.
+        # The very same record, revision included, from somebody else: it does not say whether
+        # ours was there before.
         proxy.losing = 1
-        assert lossy.create(KEY, theirs) is False
+        with pytest.raises(StoreUnavailable, match="does not say"):
+            lossy.create(KEY, theirs)
         proxy.losing = 1
-        assert lossy.replace(KEY, theirs, expected=theirs.revision - 1) is False
+        with pytest.raises(StoreUnavailable, match="does not say"):
+            lossy.replace(KEY, theirs, expected=theirs.revision - 1)
         assert proxy.losing == 0
         lossy.close()
 
@@ -496,7 +518,8 @@ class TestServer:
         store.create(KEY, record(seconds=0.2, owner=ALICE))
         store.create(OTHER, record(owner=BOB))
         store.touch(OTHER, time.time() + 0.2)
-        until(lambda: not list(client.scan_iter(match="*:r:*")))
+        assert len(list(client.scan_iter(_type="STRING"))) == 2
+        until(lambda: not list(client.scan_iter(_type="STRING")))
 
     def test_a_touch_moves_every_expiry_and_rewrites_nothing(
         self, store: RedisStore, client: driver.Redis
@@ -515,9 +538,10 @@ class TestServer:
     ) -> None:
         store.create(KEY, record(owner=ALICE, seconds=0.1))
         store.create(OTHER, record(owner=ALICE, seconds=500))
-        [index] = client.scan_iter(match="*:o:*")
+        [index] = client.scan_iter(_type="ZSET")
         assert client.zcard(index) == 2
-        time.sleep(0.15)
+        # It goes by whole seconds.
+        time.sleep(1.15)
         store.replace(OTHER, record(owner=ALICE, seconds=600))
         assert client.zcard(index) == 1
         # It lives as long as the longest, and somewhat longer.
@@ -550,6 +574,48 @@ class TestServer:
             assert store.touch(KEY, time.time() + 10_000)
             listed = [name for name in (ALICE, BOB) if [*store.scan_owner(name)]]
             assert listed == [name for name in (owner,) if name]
+
+    def test_owners_that_share_an_index_are_told_apart(self, store: RedisStore) -> None:
+        owners = [ALICE, ALICE[:-1] + b"b", ALICE[:8] + b"c" * 8, ALICE[:1] + b"d" * 15]
+        for number, owner in enumerate(owners):
+            store.create(b"%032d" % number, record(owner=owner))
+        for number, owner in enumerate(owners):
+            assert [key for key, _ in store.scan_owner(owner)] == [b"%032d" % number]
+
+    def test_a_session_takes_little_more_than_in_django_redis(self) -> None:
+        """What it takes more is the index by user, which Django's cache engine does not have."""
+        django_redis = {"BACKEND": "django_redis.cache.RedisCache", "TIMEOUT": 1209600}
+        more = {}
+        for server in serve(redis_server):
+            caches_there = {"default": {**django_redis, "LOCATION": url(server)}}
+            with override_settings(CACHES=caches_there), driver.Redis(port=server.port) as client:
+                store = RedisStore(url(server))
+                for owned, number in ((True, 10_000), (False, 2_500)):
+                    taken = []
+                    for ours in (True, False):
+                        client.flushall()
+                        before = client.info("memory")["used_memory"]
+                        for at in range(number):
+                            data = session_data(at)
+                            if not owned:
+                                data = {name: data[name] for name in data if "_auth" not in name}
+                            if ours:
+                                key = blake2b(b"%d" % at, digest_size=32).digest()
+                                owner = blake2b(key, digest_size=16).digest() if owned else b""
+                                # The package adds some 30 bytes that bind it to its key.
+                                packed = MessagePackSerializer().dumps(data) + bytes(30)
+                                store.create(key, record(packed, owner, 1209600))
+                            else:
+                                name = f"django.contrib.sessions.cache{session_key(at)}"
+                                caches["default"].set(name, data)
+                        # The server moves what it has grown out of by and by.
+                        time.sleep(1)
+                        taken.append(client.info("memory")["used_memory"] - before)
+                    more[owned] = (taken[0] - taken[1]) / number
+                store.close()
+                caches.close_all()
+        assert more[True] <= 150
+        assert more[False] <= 50
 
     def test_an_entry_of_the_index_counts_only_with_its_record(self, store: RedisStore) -> None:
         store.create(KEY, record(owner=ALICE))
@@ -650,7 +716,8 @@ class TestServer:
             with pytest.raises(StoreUnavailable, match=str(place)):
                 store.load(KEY)
 
-    def test_tls(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+    def test_tls(self, tmp_path: Path, scheme: str) -> None:
         certificate, private = tmp_path / "cert.pem", tmp_path / "key.pem"
         if shutil.which("openssl") is None:
             pytest.fail("openssl is not installed: apt-get install openssl")
@@ -667,12 +734,12 @@ class TestServer:
         options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
         options += ["--tls-cert-file", str(certificate), "--tls-key-file", str(private)]
         for _ in serve(partial(redis_server, *options)):
-            store = RedisStore(f"rediss://127.0.0.1:{port}", ssl_ca_certs=str(certificate))
+            store = RedisStore(f"{scheme}://127.0.0.1:{port}", ssl_ca_certs=str(certificate))
             store.create(KEY, record())
             assert store.load(KEY)
             assert asyncio.run(store.aload(KEY))
             with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
-                RedisStore(f"rediss://127.0.0.1:{port}").load(KEY)
+                RedisStore(f"{scheme}://127.0.0.1:{port}").load(KEY)
             store.close()
 
     def test_username_and_password(self) -> None:
@@ -693,7 +760,6 @@ class TestServer:
                 RedisStore(url(server)),
                 RedisStore(url(server, ":s3cretx@")),
                 RedisStore(url(server), username="web", password="s3cretx"),
-                RedisStore(url(server, "web:p%40s%2Fs%3Aw%23%3Frd@"), prefix="forbidden"),
             ]
             for store in wrong:
                 for call in (partial(store.load, KEY), lambda s=store: asyncio.run(s.aload(KEY))):
@@ -702,6 +768,114 @@ class TestServer:
                     assert f"127.0.0.1:{server.port}" in str(raised.value)
                     assert "s3cretx" not in f"{raised.value} {raised.value.__cause__}"
                 store.close()
+
+    def test_the_acl_of_the_readme_is_enough(self) -> None:
+        rights = readme_acl()
+        assert "+@all" not in rights
+        for server in serve(partial(redis_server, "--requirepass", "admin", durable=True)):
+            with driver.Redis(port=server.port, password="admin") as admin:
+                admin.execute_command("ACL", "SETUSER", "web", "on", f">{SECRET}", *rights)
+                store = RedisStore(url(server), username="web", password=SECRET, prefix="mysite")
+                mine = record(owner=ALICE)
+                assert store.create(KEY, mine) is True
+                assert store.create(KEY, mine) is False
+                assert store.touch(KEY, time.time() + 9000)
+                assert asyncio.run(store.areplace(KEY, record(owner=BOB)))
+                assert [key for key, _ in store.scan()] == [KEY]
+                assert [key for key, _ in store.scan_owner(BOB)] == [KEY]
+                assert store.stats().live == 1
+                assert store.check_server(alias="web") == []
+                assert store.delete(KEY) is True
+                several = [url(server), f"redis://127.0.0.1:{free_port()}"]
+                store.close()
+                lists = RedisStore(several, username="web", password=SECRET, prefix="mysite")
+                assert lists.create(KEY, mine)
+                lists.close()
+
+    def test_a_permission_that_is_missing_is_not_called_a_wrong_password(self) -> None:
+        rights = ["~sessions:*", "+@all", "-evalsha", "-eval"]
+        for server in serve(partial(redis_server, "--user", "web", "on", f">{SECRET}", *rights)):
+            here = url(server, f"web:{SECRET}@")
+            store, elsewhere = RedisStore(here), RedisStore(here, prefix="elsewhere")
+            calls: list[tuple[Callable[[], Any], str]] = [
+                (partial(store.replace, KEY, record()), "eval"),
+                (lambda s=store: asyncio.run(s.areplace(KEY, record())), "eval"),  # type: ignore[misc]
+                (partial(elsewhere.load, KEY), "keys"),
+                (lambda s=elsewhere: asyncio.run(s.aload(KEY)), "keys"),  # type: ignore[misc]
+            ]
+            for call, what in calls:
+                with pytest.raises(StoreUnavailable, match=rf"denies.*{what}") as raised:
+                    call()
+                assert "password" not in str(raised.value)
+            store.close()
+            elsewhere.close()
+
+    def test_credentials_that_change_come_from_a_provider(self) -> None:
+        asked: list[int] = []
+
+        class Provider(driver.CredentialProvider):
+            def get_credentials(self) -> tuple[str, str]:
+                asked.append(1)
+                return "default", SECRET
+
+        for server in serve(partial(redis_server, "--requirepass", SECRET)):
+            store = RedisStore(url(server), credential_provider=Provider())
+            assert store.create(KEY, record())
+            assert asyncio.run(store.aload(KEY))
+            assert len(asked) == 2
+            store.close()
+
+    def test_each_change_is_one_round_trip(self, server: Server) -> None:
+        with Proxy(("127.0.0.1", server.port)) as proxy:
+            store = RedisStore(f"redis://127.0.0.1:{proxy.port}/0")
+            # Scripts are known by their digests from then on.
+            for _ in range(2):
+                changes: list[Callable[[], bool]] = [
+                    lambda: store.create(KEY, record(owner=ALICE)),
+                    lambda: store.replace(KEY, record(owner=ALICE)),
+                    lambda: store.touch(KEY, time.time() + 610),
+                    lambda: store.delete(KEY),
+                ]
+                trips = []
+                for change in changes:
+                    whole = RoundTrips()
+                    with proxy.arm(whole):
+                        assert change() is True
+                    trips.append(whole.trips)
+            assert trips == [1, 1, 1, 1]
+            assert [*store.scan_owner(ALICE)] == []
+            store.close()
+
+    def test_a_deleted_session_leaves_nothing_behind(
+        self, store: RedisStore, client: driver.Redis
+    ) -> None:
+        store.create(KEY, record(owner=ALICE))
+        store.create(OTHER, record())
+        assert store.delete(KEY)
+        assert store.delete(OTHER)
+        assert client.dbsize() == 0
+
+
+class RoundTrips(Cut):
+    """Counts them, and cuts nothing."""
+
+    trips = 0
+    is_answered = True
+
+    def requests(self, connection: Hashable, size: int) -> int | None:
+        self.trips += self.is_answered
+        self.is_answered = False
+        return super().requests(connection, size)
+
+    def answers(self, connection: Hashable, size: int) -> int | None:
+        self.is_answered = True
+        return super().answers(connection, size)
+
+
+def readme_acl() -> list[str]:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    [line] = re.findall(r"^ACL SETUSER (.*)$", text, re.MULTILINE)
+    return [word for word in line.split() if word[0] in "~+"]
 
 
 @pytest.mark.servers
@@ -797,6 +971,39 @@ class TestClients:
             assert RedisStore(client=lambda: client).check_server(alias="web") == []
         self.use(RedisStore(url(server), protocol=3, prefix=uuid.uuid4().hex))
 
+    def test_clients_of_valkey_py(self, valkey: Server) -> None:
+        of_valkey = pytest.importorskip("valkey")
+        options = {"port": valkey.port}
+        with of_valkey.Valkey(**options) as client:
+            for given in (client, client.connection_pool):
+                self.use(RedisStore(client=lambda g=given: g, prefix=uuid.uuid4().hex))  # type: ignore[misc]
+        clients: dict[str, Any] = {
+            "client": lambda: of_valkey.Valkey(**options),
+            "async_client": lambda: of_valkey.asyncio.Valkey(**options),
+        }
+        self.use(RedisStore(**clients, prefix=uuid.uuid4().hex))
+        options = {"port": free_port()}
+        store = RedisStore(**clients)
+        for call in (lambda: store.load(KEY), lambda: asyncio.run(store.aload(KEY))):
+            with pytest.raises(StoreUnavailable, match=r"OPTIONS\['client'\].*does not answer"):
+                call()
+
+    def test_a_server_that_forgot_the_scripts_of_a_valkey_client(self, valkey: Server) -> None:
+        of_valkey = pytest.importorskip("valkey")
+        with of_valkey.Valkey(port=valkey.port) as client:
+            store = RedisStore(client=lambda: client, prefix=uuid.uuid4().hex)
+            assert store.create(KEY, record(owner=ALICE))
+            assert store.replace(KEY, record(owner=ALICE))
+            client.script_flush()
+            assert store.replace(KEY, record(owner=ALICE))
+            assert store.delete(KEY)
+
+    def test_urls_of_valkey(self, valkey: Server) -> None:
+        store = RedisStore(f"valkey://127.0.0.1:{valkey.port}/0", prefix=uuid.uuid4().hex)
+        assert store.create(KEY, record())
+        assert asyncio.run(store.aload(KEY))
+        store.close()
+
     def test_an_async_client_for_each_event_loop(
         self, server: Server, client: driver.Redis
     ) -> None:
@@ -863,6 +1070,12 @@ class TestSettings:
             f"redis://user:/{SECRET}@localhost:6379/0",
             f"redis://localhost:x/0?password={SECRET}",
             ["redis://localhost", f"redos://:{SECRET}@localhost"],
+            f"redis+sentinel://:{SECRET}@localhost:26379",
+            f"redis+sentinel://:{SECRET}@localhost:26379/",
+            f"redis+sentinel://:{SECRET}@localhost:port/mymaster/0",
+            f"redis+sentinel://:{SECRET}@localhost:26379/mymaster/sessions",
+            f"redos+sentinel://:{SECRET}@localhost:26379/mymaster/0",
+            ["redis+sentinel://localhost/mymaster/0", f"redis://:{SECRET}@localhost"],
         ],
     )
     def test_a_location_that_is_no_url(self, location: Any) -> None:
@@ -881,6 +1094,20 @@ class TestSettings:
             {"connection_pool": object()},
             {"prefix": ""},
             {"prefix": 3},
+            {"version": ""},
+            {"version": 1.5},
+            {"version": True},
+            {"cluster": "yes"},
+            {"max_record_size": "1M"},
+            {"socket_timeout": "3"},
+            {"socket_timeout": 0},
+            {"socket_connect_timeout": -1},
+            {"max_connections": 0},
+            {"max_connections": "many"},
+            {"username": 3},
+            {"password": 3},
+            {"sentinel_kwargs": "password"},
+            {"sentinel_kwargs": {"password": SECRET}},
             {"client": driver.Redis},
             {"async_client": driver.asyncio.Redis},
         ],
@@ -889,6 +1116,13 @@ class TestSettings:
         name = next(iter(options))
         with pytest.raises(ImproperlyConfigured, match=name):
             RedisStore("redis://localhost", **options)
+
+    def test_a_misspelt_option_says_what_there_is(self) -> None:
+        for location in ("redis://localhost", "redis+sentinel://localhost/mymaster/0"):
+            with pytest.raises(ImproperlyConfigured, match="prefx") as raised:
+                RedisStore(location, prefx="mysite")
+            for there_is in ("prefix, version, cluster, client", "redis-py", "socket_timeout"):
+                assert there_is in str(raised.value)
 
     def test_an_option_in_the_url_that_is_not_known(self) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"LOCATION.*sockettimeout"):
@@ -925,6 +1159,6 @@ class TestSettings:
     ) -> None:
         monkeypatch.setitem(sys.modules, "redis", None)
         monkeypatch.delitem(sys.modules, "django_kvsessions.stores.redis.client", raising=False)
-        monkeypatch.delattr(django_kvsessions.stores, "redis_client", raising=False)
+        monkeypatch.delattr(django_kvsessions.stores.redis, "client", raising=False)
         with pytest.raises(ImproperlyConfigured, match=r"pip install django-kvsessions\[redis\]"):
             RedisStore("redis://localhost")

@@ -37,8 +37,7 @@ from django_kvsessions.stores.semidbm import (
     succession,
     syncing,
 )
-from django_kvsessions.testing import MakeStore, Processes, StoreConformance
-from django_kvsessions.testing_processes import wait_until
+from django_kvsessions.testing import MakeStore, Processes, StoreConformance, wait_until
 
 LATER = time.time() + 1e6
 

@@ -115,6 +115,8 @@ class Command(StoreCommand):
             # A line a minute that says nothing was to be done would only fill a log.
             if not removed and (self.signals is None or self.verbosity > 1):
                 self.say_removed(0, alias, started)
+                if (cleaner := store.cleaned_elsewhere()) is not None:
+                    self.say(f"{alias!r} needs no clean-up: {cleaner}")
 
     def say_removed(self, count: int, alias: str, started: float) -> None:
         self.say(f"Removed {sessions(count)} from {alias!r} in {since(started)}.")

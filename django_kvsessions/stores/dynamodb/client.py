@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import boto3.session
 from botocore import exceptions
-from botocore.config import Config
-from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.stores.dynamodb.attempts import (
+    Attempts,
+    is_lost,
+    one_time_limit,
+    refuse_cut_answers,
+)
+from django_kvsessions.stores.dynamodb.settings import client_options, table_name
+from django_kvsessions.stores.paged import unknown_outcome
 from django_kvsessions.stores.process.clients import Clients
 
-__all__ = ["Table"]
+__all__ = ["INDEX", "Client", "Item", "Table"]
+
+T = TypeVar("T")
+
+#: boto3 makes its clients' methods from descriptions, without types.
+Client: TypeAlias = Any
+#: Attributes, each as {type: value}.
+Item: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 INDEX = "owner"
 # Keys that BatchGetItem takes at once.
@@ -29,99 +42,138 @@ NO_CREDENTIALS = (
     exceptions.PartialCredentialsError,
     exceptions.CredentialRetrievalError,
 )
+FAILURES = (exceptions.BotoCoreError, exceptions.ClientError, ValueError, TimeoutError)
+
+
+class LostAnswer(Exception):
+    """A write may have been done, or not."""
 
 
 class Table:
     """One table, by a client for the threads of each process."""
 
     def __init__(
-        self,
-        name: str | None,
-        timeout: float,
-        attempts: int,
-        options: dict[str, Any],
+        self, location: object, timeout: float, attempts: int, options: Mapping[str, object]
     ) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{3,255}", name, re.ASCII):
-            raise ImproperlyConfigured(
-                "LOCATION must be the name of a table: 3 to 255 letters, digits, '_', '-' or "
-                f"'.', not {name!r}."
-            )
-        for option, value in (("timeout", timeout), ("attempts", attempts)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ImproperlyConfigured(f"OPTIONS[{option!r}] must be over 0, not {value!r}.")
-        known = inspect.signature(boto3.session.Session.client).parameters
-        unknown = ", ".join(sorted(option for option in options if option not in known))
-        if unknown:
-            raise ImproperlyConfigured(f"OPTIONS has what boto3's client does not take: {unknown}.")
-        region = options["region_name"] or boto3.session.Session().region_name
-        if not region:
-            raise ImproperlyConfigured("OPTIONS['region_name'] is missing, such as eu-west-1.")
-        config = Config(
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            retries={"mode": "standard", "total_max_attempts": int(attempts)},
-            max_pool_connections=100,
-        ).merge(options.pop("config", None) or Config())
-
-        def make() -> Any:
-            session = boto3.session.Session()
-            return session.client("dynamodb", **{**options, "region_name": region}, config=config)
-
-        self.name = name
-        self.where = f"DynamoDB's table {name!r} (LOCATION) in {region}"
+        self.name = table_name(location)
+        arguments = client_options(options, timeout / attempts)
+        self.where = f"DynamoDB's table {self.name!r} (LOCATION) in {arguments['region_name']}"
+        self.timeout = timeout
         self.attempts = attempts
-        self.clients = Clients(make, make)
 
-    @contextmanager
-    def client(self) -> Iterator[Any]:
-        """The client; what it raises becomes ``StoreUnavailable``."""
-        try:
-            yield self.clients.get()
-        except (exceptions.BotoCoreError, exceptions.ClientError, ValueError) as error:
-            raise StoreUnavailable(f"{self.where}: {explanation(error)}") from error
+        def make() -> Client:
+            client = boto3.session.Session().client("dynamodb", **arguments)
+            refuse_cut_answers(client)
+            return client
+
+        self.clients = Clients(make, make)
 
     def close(self) -> None:
         self.clients.close()
 
-    def ask(self, operation: str, **parameters: Any) -> Any:
-        with self.client() as client:
-            return getattr(client, operation)(TableName=self.name, **parameters)
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """The client; what it raises becomes ``StoreUnavailable``."""
+        try:
+            yield self.clients.get()
+        except FAILURES as error:
+            raise StoreUnavailable(f"{self.where}: {explanation(error)}") from error
 
-    def change(self, operation: str, **parameters: Any) -> bool:
-        """Whether the condition held."""
+    def ask(self, question: Callable[[Client], T]) -> T:
+        """What it answers. Asked again where that may help: for what may be done twice."""
         with self.client() as client:
+            attempts = Attempts(self.attempts, self.timeout)
+            while True:
+                try:
+                    return question(client)
+                except FAILURES as error:
+                    attempts.next(error)
+
+    def write(
+        self,
+        change: Callable[[Client], object],
+        *,
+        repeatable: bool,
+        proof: Callable[[], bool] | None,
+    ) -> bool:
+        """Whether the condition held under which ``change`` is made.
+
+        ``repeatable``: done once, its condition no longer holds. Only that is sent again
+        after a lost answer. ``proof``: whether what is there now shows that it was done.
+        """
+        with one_time_limit():
             try:
-                getattr(client, operation)(TableName=self.name, **parameters)
-            except client.exceptions.ConditionalCheckFailedException:
-                return False
-            return True
+                return self._write(change, repeatable)
+            except LostAnswer as lost:
+                if proof is not None and proof():
+                    return True
+                raise unknown_outcome() from lost.__cause__
 
-    def pages(self, operation: str, **parameters: Any) -> Iterator[list[dict[str, Any]]]:
+    def _write(self, change: Callable[[Client], object], repeatable: bool) -> bool:
+        lost: Exception | None = None
         with self.client() as client:
-            paginator = client.get_paginator(operation)
-            for page in paginator.paginate(TableName=self.name, **parameters):
-                yield page["Items"]
+            attempts = Attempts(self.attempts, self.timeout)
+            while True:
+                try:
+                    change(client)
+                    return True
+                except client.exceptions.ConditionalCheckFailedException:
+                    if lost is None:
+                        return False
+                    # It may be true no longer because of what was done the first time.
+                    raise LostAnswer from lost
+                except FAILURES as error:
+                    if is_lost(error):
+                        lost = error
+                        if not repeatable:
+                            raise LostAnswer from lost
+                    attempts.next(error)
 
-    def owned(self, owner: bytes, consistent: bool) -> Iterator[list[dict[str, Any]]]:
+    def get(self, key: Item, consistent: bool) -> Item | None:
+        answer = self.ask(
+            lambda client: client.get_item(TableName=self.name, Key=key, ConsistentRead=consistent)
+        )
+        item: Item | None = answer.get("Item")
+        return item
+
+    def scan(self, consistent: bool) -> Iterator[list[Item]]:
+        return self.pages(
+            lambda client, start: client.scan(
+                TableName=self.name, ConsistentRead=consistent, **start
+            )
+        )
+
+    def owned(self, owner: bytes, consistent: bool) -> Iterator[list[Item]]:
         """The items that the index has under an owner; it is a moment late."""
-        for keys in self.pages(
-            "query",
-            IndexName=INDEX,
-            KeyConditionExpression="#owner = :owner",
-            ExpressionAttributeNames={"#owner": "owner"},
-            ExpressionAttributeValues={":owner": {"B": owner}},
+        for found in self.pages(
+            lambda client, start: client.query(
+                TableName=self.name,
+                IndexName=INDEX,
+                KeyConditionExpression="#owner = :owner",
+                ExpressionAttributeNames={"#owner": "owner"},
+                ExpressionAttributeValues={":owner": {"B": owner}},
+                **start,
+            )
         ):
-            for at in range(0, len(keys), BATCH):
-                batch = [{"key": each["key"]} for each in keys[at : at + BATCH]]
-                yield from self.items(batch, consistent)
+            for at in range(0, len(found), BATCH):
+                keys: list[Item] = [{"key": each["key"]} for each in found[at : at + BATCH]]
+                yield from self.items(keys, consistent)
 
-    def items(self, keys: list[Any], consistent: bool) -> Iterator[list[dict[str, Any]]]:
+    def pages(self, page: Callable[..., Any]) -> Iterator[list[Item]]:
+        start: dict[str, Item] = {}
+        while True:
+            answer = self.ask(partial(page, start=start))
+            yield answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def items(self, keys: list[Item], consistent: bool) -> Iterator[list[Item]]:
         """The items of up to ``BATCH`` keys, as far as they are there."""
-        wanted = {self.name: {"Keys": keys, "ConsistentRead": consistent}}
+        wanted: Any = {self.name: {"Keys": keys, "ConsistentRead": consistent}}
         without = 0
         while wanted:
-            with self.client() as client:
-                answer = client.batch_get_item(RequestItems=wanted)
+            answer = self.ask(partial(get_batch, wanted=wanted))
             items, wanted = answer["Responses"].get(self.name, []), answer["UnprocessedKeys"]
             yield items
             # Some of an answer's items come later where they are large, all where it is busy.
@@ -134,7 +186,11 @@ class Table:
                 time.sleep(random.uniform(0, 0.1 * 2**without))
 
     def description(self) -> Any:
-        return self.ask("describe_table")["Table"]
+        return self.ask(lambda client: client.describe_table(TableName=self.name))["Table"]
+
+
+def get_batch(client: Client, *, wanted: Any) -> Any:
+    return client.batch_get_item(RequestItems=wanted)
 
 
 def explanation(error: Exception) -> str:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreStats, now
+from django_kvsessions.stores.dynamodb.threads import Threads
+from django_kvsessions.stores.options import boolean, refuse, seconds, whole_number
+
+if TYPE_CHECKING:
+    from django_kvsessions.stores.dynamodb.client import Item
 
 __all__ = ["DynamoDBStore"]
 
 # DynamoDB's limit for an item, in bytes, less the attributes beside the data.
 LARGEST = 400 * 1024 - 512
-LIVE = "#expires > :now"
-# A request that is sent again, its answer lost, knows its own write by the random bytes.
-OURS = "#write = :write"
+# What waits for DynamoDB at once in the async methods of a process.
+THREADS = 50
+ABSENT = "attribute_not_exists(#key) OR #expires <= :now"
+
+T = TypeVar("T")
+#: Those of an expression, by their names in it.
+Values: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 class DynamoDBStore(Store):
@@ -53,28 +63,37 @@ class DynamoDBStore(Store):
         ``consistent=False`` halves the price of a load, which may then bring back what was
         there a moment ago, an ended session too.
 
-        ``timeout``: seconds to wait for a connection, and for an answer. ``attempts``: how
-        often a request is sent before the store is unavailable, with growing pauses between.
+        ``timeout``: seconds after which the store is unavailable. ``attempts``: among how many
+        requests they are divided, where one fails, with growing pauses between; a write that
+        may have been done is sent again only where that cannot do it twice.
         ``tags``: for the table that ``setup`` makes.
 
         ``options``: everything else goes to boto3's client: ``aws_access_key_id``,
         ``aws_secret_access_key``, ``aws_session_token``, ``verify``, ``config`` ...
         """
         super().__init__(max_record_size=max_record_size)
+        if max_record_size > LARGEST:
+            refuse(
+                "max_record_size",
+                f"a whole number from 1 to {LARGEST} (DynamoDB takes no item over 400 KB)",
+                max_record_size,
+            )
         try:
-            from django_kvsessions.stores import dynamodb_client, dynamodb_table
+            from django_kvsessions.stores.dynamodb import attempts as trying
+            from django_kvsessions.stores.dynamodb import client, settings, table
         except ImportError as error:
             raise ImproperlyConfigured(
                 "DynamoDBStore needs boto3: pip install django-kvsessions[dynamodb]"
             ) from error
-        if max_record_size > LARGEST:
-            limit = f"at most {LARGEST}: DynamoDB takes no item over 400 KB"
-            raise ImproperlyConfigured(f"OPTIONS['max_record_size'] must be {limit}.")
+        timeout = seconds("timeout", timeout)
+        attempts = whole_number("attempts", attempts, at_least=1)
         options |= {"region_name": region_name, "endpoint_url": endpoint_url}
-        self._table = dynamodb_client.Table(location, timeout, attempts, options)
-        self._make, self._missing = dynamodb_table.make, dynamodb_table.missing
-        self._tags = tags or {}
-        self._consistent = consistent
+        self._table = client.Table(location, timeout, attempts, options)
+        self._make, self._missing = table.make, table.missing
+        self._one_time_limit = trying.one_time_limit
+        self._tags = settings.tags(tags)
+        self._consistent = boolean("consistent", consistent)
+        self._threads = Threads(THREADS)
 
     def check_record(self, key: bytes, record: Record) -> None:
         if len(record.data) > LARGEST:
@@ -84,32 +103,61 @@ class DynamoDBStore(Store):
 
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
-        answer = self._table.ask("get_item", Key=_key(key), ConsistentRead=self._consistent)
-        return self._record(answer["Item"]) if "Item" in answer else None
+        item = self._table.get(_key(key), self._consistent)
+        return None if item is None else self._record(item)
 
     def create(self, key: bytes, record: Record) -> bool:
-        self.check_record(key, record)
-        absent = f"attribute_not_exists(#key) OR #expires <= :now OR {OURS}"
-        return self._change("put_item", absent, {}, Item=_item(key, record))
+        # Sent again, it would bring back what another request has ended meanwhile.
+        return self._put(key, record, ABSENT, {}, repeatable=False)
 
     def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
-        self.check_record(key, record)
-        condition, values = LIVE, {}
-        if expected is not None:
-            condition += " AND #revision = :expected"
-            values[":expected"] = {"N": str(expected)}
-        condition = f"({condition}) OR {OURS}"
-        return self._change("put_item", condition, values, Item=_item(key, record))
+        return self._put(key, record, *_live(expected), repeatable=expected is not None)
 
-    def touch(self, key: bytes, expires: float) -> bool:
+    def _put(
+        self, key: bytes, record: Record, condition: str, values: Values, *, repeatable: bool
+    ) -> bool:
+        self.check_record(key, record)
+        item = _item(key, record)
+
+        def is_ours() -> bool:
+            # A touch by another request keeps the random bytes.
+            there = self._table.get(_key(key), consistent=True)
+            return there is not None and there.get("write") == item["write"]
+
+        arguments = {"Item": item, **self._condition(condition, values)}
+        return self._table.write(
+            lambda client: client.put_item(**arguments), repeatable=repeatable, proof=is_ours
+        )
+
+    def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
         self.check_touch(key, expires)
+        condition, values = _live(expected)
         update = "SET #expires = :expires, #ttl = :ttl"
-        values = {f":{name}": value for name, value in _times(expires).items()}
-        return self._change("update_item", LIVE, values, Key=_key(key), UpdateExpression=update)
+        times = _times(expires)
+        values = {**values, **{f":{name}": value for name, value in times.items()}}
+
+        def is_so() -> bool:
+            item = self._table.get(_key(key), consistent=True)
+            there = None if item is None else self._record(item)
+            # As numbers: DynamoDB writes them in its own way.
+            return (
+                there is not None
+                and there.expires == float(times["expires"]["N"])
+                and expected in (None, there.revision)
+            )
+
+        arguments = {"Key": _key(key), **self._condition(condition, values, update)}
+        return self._table.write(
+            lambda client: client.update_item(**arguments), repeatable=False, proof=is_so
+        )
 
     def delete(self, key: bytes) -> bool:
         self.check_key(key)
-        return self._change("delete_item", LIVE, {}, Key=_key(key))
+        arguments = {"Key": _key(key), **self._condition(*_live(None))}
+        # Of a record that is not there nothing says who removed it.
+        return self._table.write(
+            lambda client: client.delete_item(**arguments), repeatable=False, proof=None
+        )
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """DynamoDB removes them at no cost, where reading through the table has one."""
@@ -117,14 +165,14 @@ class DynamoDBStore(Store):
         yield from ()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
-        for items in self._table.pages("scan", ConsistentRead=self._consistent):
-            yield from self._live(items)
+        for items in self._table.scan(self._consistent):
+            yield from self._records(items)
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
         """A session that has just begun may be missing: the index is a moment late."""
         self.check_owner(owner)
         pages = self._table.owned(owner, self._consistent)
-        return (each for page in pages for each in self._live(page) if each[1].owner == owner)
+        return (each for page in pages for each in self._records(page) if each[1].owner == owner)
 
     def setup(self) -> None:
         self._make(self._table, self._tags)
@@ -137,6 +185,7 @@ class DynamoDBStore(Store):
         return StoreStats(None, None, self._table.description()["TableSizeBytes"] or None)
 
     def close(self) -> None:
+        self._threads.close()
         self._table.close()
 
     def check_server(self, *, alias: str) -> list[checks.CheckMessage]:
@@ -150,26 +199,30 @@ class DynamoDBStore(Store):
             for missing in self._missing(self._table)
         ]
 
-    def _change(self, operation: str, condition: str, values: Any, **parameters: Any) -> bool:
-        """Whether the condition held."""
-        values = {**values, ":now": {"N": repr(now())}}
-        if OURS in condition:
-            values[":write"] = parameters["Item"]["write"]
-        text = condition + parameters.get("UpdateExpression", "")
-        return self._table.change(
-            operation,
-            ConditionExpression=condition,
-            ExpressionAttributeNames={f"#{name}": name for name in re.findall(r"#(\w+)", text)},
-            ExpressionAttributeValues=values,
-            **parameters,
-        )
+    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        with self._one_time_limit():
+            return await self.call_in_thread(function, *args, **kwargs)
 
-    def _live(self, items: list[dict[str, Any]]) -> Iterator[tuple[bytes, Record]]:
+    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self._threads.call(partial(function, *args, **kwargs))
+
+    def _condition(self, condition: str, values: Values, update: str = "") -> dict[str, Any]:
+        """The arguments of a write that is made under a condition."""
+        names = re.findall(r"#(\w+)", condition + update)
+        return {
+            "TableName": self._table.name,
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": {f"#{name}": name for name in names},
+            "ExpressionAttributeValues": {**values, ":now": {"N": repr(now())}},
+            **({"UpdateExpression": update} if update else {}),
+        }
+
+    def _records(self, items: list[Item]) -> Iterator[tuple[bytes, Record]]:
         for item in items:
             if (record := self._record(item)) is not None:
                 yield item["key"]["B"], record
 
-    def _record(self, item: dict[str, Any]) -> Record | None:
+    def _record(self, item: Item) -> Record | None:
         try:
             data, owner = (item[name]["B"] if name in item else b"" for name in ("data", "owner"))
             expires, revision = float(item["expires"]["N"]), int(item["revision"]["N"])
@@ -180,19 +233,28 @@ class DynamoDBStore(Store):
         return Record(data, expires, revision, owner) if expires > now() else None
 
 
-def _key(key: bytes) -> dict[str, Any]:
+def _key(key: bytes) -> Item:
     return {"key": {"B": key}}
 
 
-def _item(key: bytes, record: Record) -> dict[str, Any]:
+def _live(revision: int | None) -> tuple[str, Values]:
+    """The condition that a live record is there, and at that revision where there is one."""
+    if revision is None:
+        return "#expires > :now", {}
+    return "#expires > :now AND #revision = :expected", {":expected": {"N": str(revision)}}
+
+
+def _item(key: bytes, record: Record) -> Item:
     data, expires, revision, owner = record
-    item = {**_key(key), **_times(expires), "revision": {"N": str(revision)}}
+    item: dict[str, Mapping[str, Any]] = {**_key(key), **_times(expires)}
+    item["revision"] = {"N": str(revision)}
+    # By the random bytes a write whose answer was lost knows that it was done.
     item["write"] = {"B": os.urandom(8)}
     # Without an owner it is not in the index; and not everywhere may bytes be empty.
     return item | {n: {"B": v} for n, v in (("data", data), ("owner", owner)) if v}
 
 
-def _times(expires: float) -> dict[str, Any]:
+def _times(expires: float) -> Item:
     # DynamoDB's numbers have a smaller range than floats.
     within = float(min(max(expires, 1), 10**15))
     return {"expires": {"N": repr(within)}, "ttl": {"N": str(ceil(within))}}

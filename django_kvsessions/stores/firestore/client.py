@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import count
+from typing import Any, TypeAlias, TypeVar
 
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
-from google.cloud.firestore import AsyncClient, Client, FieldFilter
+from google.cloud.firestore import AsyncClient, Client, DocumentSnapshot, FieldFilter
 
-from django_kvsessions.steps import Steps, clock
+from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.stores.firestore.patience import Limit, LostAnswer, pause
 from django_kvsessions.stores.process.clients import Clients
 
-__all__ = ["Documents", "FieldFilter"]
+__all__ = ["CHANGED", "Documents", "FieldFilter", "Snapshot"]
 
-# How often a call is made while Firestore does not answer at all.
+# How often it is read while Firestore does not answer at all.
 ATTEMPTS = 3
+
+T = TypeVar("T")
+Snapshot: TypeAlias = "DocumentSnapshot[Any]"
 
 # A document is no longer as it was read.
 CHANGED = (exceptions.FailedPrecondition, exceptions.NotFound, exceptions.Aborted)
+# The answer did not come, or Firestore does not know itself whether it was done.
+LOST = (exceptions.ServerError, exceptions.Cancelled)
+NEVER = Retry(predicate=lambda error: False)
 # All that Google's code raises: ValueError and OSError are about credentials.
-FAILURES = (exceptions.GoogleAPIError, GoogleAuthError, OSError, ValueError)
+FAILURES: tuple[type[Exception], ...] = (
+    exceptions.GoogleAPIError,
+    GoogleAuthError,
+    OSError,
+    ValueError,
+)
 
 
 class Documents:
@@ -41,8 +54,7 @@ class Documents:
         self._collection = collection
         self._options: dict[str, Any] = {"project": project, "database": database}
         self._key_file = credentials
-        # Left alone, the driver would try again by itself for a minute.
-        self._limits: dict[str, Any] = {"timeout": timeout, "retry": None}
+        self._timeout = timeout
         self._clients = Clients(
             lambda: _Open(Client(**self._arguments())),
             lambda: _AsyncOpen(AsyncClient(**self._arguments())),
@@ -59,90 +71,97 @@ class Documents:
         project = self._options["project"] or credentials.project_id
         return {**self._options, "credentials": credentials, "project": project}
 
-    def get(self, key: bytes) -> Steps[Any]:
-        return self.ask("call", lambda c: self._document(c, key).get(**self._limits))
+    async def query(self, call: Colour, query: Callable[[Any], Any]) -> list[Any]:
+        """What the query finds that is made of the collection."""
+        limit = Limit(self._timeout)
 
-    def create(self, key: bytes, fields: dict[str, Any]) -> Steps[bool]:
-        """``False`` where there is one already."""
-        try:
-            yield from self.ask(
-                "call", lambda c: self._document(c, key).create(fields, **self._limits)
-            )
-        except exceptions.AlreadyExists:
-            return False
-        return True
+        def get(client: Client) -> Any:
+            made = query(client.collection(self._collection))
+            return made.get(**for_queries(client, limit.arguments()))
 
-    def change(self, key: bytes, found: Any, fields: dict[str, Any] | None) -> Steps[bool]:
-        """Update the document, or delete it (``None``), if it still is as it was found."""
+        found: list[Any] = await self.ask(call, limit, get)
+        return found
 
-        def change(client: Any) -> Any:
-            document = self._document(client, key)
-            option = client.write_option(last_update_time=found.update_time)
-            if fields is None:
-                return document.delete(option=option, **self._limits)
-            return document.update(fields, option=option, **self._limits)
-
-        try:
-            yield from self.ask("call", change)
-        except CHANGED:
-            yield clock, "sleep", (random.uniform(0, 0.01),), {}
-            return False
-        return True
-
-    def remove(self, found: Sequence[Any]) -> Steps[bool]:
+    async def remove(self, call: Colour, found: Sequence[Snapshot]) -> bool:
         """Delete all, if each still is as it was found, or none."""
+        limit = Limit(self._timeout)
 
-        def remove(client: Any) -> Any:
+        def remove(client: Client) -> Any:
             batch = client.batch()
             for each in found:
                 option = client.write_option(last_update_time=each.update_time)
                 batch.delete(client.collection(self._collection).document(each.id), option=option)
-            return batch.commit(**self._limits)
+            return batch.commit(**limit.arguments())
 
         try:
-            yield from self.ask("call", remove)
+            await self.once(call, remove)
         except CHANGED:
             return False
+        except LostAnswer as lost:
+            raise lost.failure from lost.__cause__
         return True
 
-    def query(self, query: Callable[[Any], Any]) -> Steps[list[Any]]:
-        """What the query finds that is made of the collection."""
-        return self.ask("call", lambda c: query(c.collection(self._collection)).get(**self._limits))
-
-    def _document(self, client: Any, key: bytes) -> Any:
-        return client.collection(self._collection).document(key.hex())
-
-    def ask(self, method: str, *arguments: Any) -> Steps[Any]:
-        for attempt in range(ATTEMPTS):
+    async def ask(self, call: Colour, limit: Limit, question: Callable[[Client], T]) -> T:
+        """What it answers. Asked again while there is time: for what only reads."""
+        for attempt in count(1):
             try:
-                return (yield self, method, arguments, {})
-            except (exceptions.AlreadyExists, *CHANGED) as error:
-                if method == "call" and not _lacks_database(error):
-                    raise
-                raise self._failure(error) from error
-            except FAILURES as error:
-                lost = isinstance(error, exceptions.ServiceUnavailable)
-                if not lost or attempt == ATTEMPTS - 1:
-                    raise self._failure(error) from error
-            yield clock, "sleep", (random.uniform(0.05, 0.1) * 2**attempt,), {}
+                return await self.once(call, question)
+            except CHANGED as error:
+                raise self.failure(error) from error
+            except LostAnswer as lost:
+                if attempt == ATTEMPTS or limit.is_over():
+                    raise lost.failure from lost.__cause__
+            await pause(call, 0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def call(self, function: Callable[[Any], Any]) -> Any:
-        return function(self._clients.get().client)
+    async def once(self, call: Colour, question: Callable[[Client], T]) -> T:
+        """What it answers when asked once; ``LostAnswer`` where it may have been carried out."""
+        try:
+            return await call(self._once, self._aonce, question)
+        except (exceptions.AlreadyExists, *CHANGED) as error:
+            if not _lacks_database(error):
+                raise
+            raise self.failure(error) from error
+        except LOST as error:
+            raise LostAnswer(self.failure(error)) from error
+        except FAILURES as error:
+            raise self.failure(error) from error
 
-    async def acall(self, function: Callable[[Any], Any]) -> Any:
-        return await function((await self._clients.aget()).client)
+    def _once(self, question: Callable[[Client], T]) -> T:
+        return question(self._clients.get().client)
+
+    async def _aonce(self, question: Callable[[Client], T]) -> T:
+        # It has the same methods, which are to be awaited.
+        client: Any = (await self._clients.aget()).client
+        answer: Any = question(client)
+        found: T = await answer
+        return found
+
+    def reference(self, client: Client, name: str) -> Any:
+        return client.collection(self._collection).document(name)
+
+    @property
+    def timeout(self) -> float:
+        return self._timeout
+
+    async def setup(self, call: Colour) -> None:
+        try:
+            await call(self.prepare, self.aprepare)
+        except FAILURES as error:
+            raise self.failure(error) from error
 
     def prepare(self) -> None:
         client = self._clients.get().client
         # It answers or it fails; an emulator has nothing to be prepared.
-        client.collection(self._collection).limit(1).get(**self._limits)
+        limits: dict[str, Any] = Limit(self.timeout).arguments()
+        query = client.collection(self._collection).limit(1)
+        query.get(**for_queries(client, limits))
         if not os.environ.get("FIRESTORE_EMULATOR_HOST"):
             from django_kvsessions.stores.firestore.fields import prepare
 
             where = f"projects/{client.project}/databases/{self._options['database']}"
             collection = f"{where}/collectionGroups/{self._collection}"
-            prepare(collection, self._arguments().get("credentials"), self._limits)
+            prepare(collection, self._arguments().get("credentials"), limits)
 
     async def aprepare(self) -> None:
         await asyncio.to_thread(self.prepare)
@@ -153,7 +172,7 @@ class Documents:
     async def aclose(self) -> None:
         await self._clients.aclose()
 
-    def _failure(self, error: Exception) -> StoreUnavailable:
+    def failure(self, error: Exception) -> StoreUnavailable:
         database, project = self._options["database"], self._options["project"]
         where = (
             f"Firestore's collection {self._collection!r} (LOCATION), in the database "
@@ -171,6 +190,11 @@ class Documents:
                 f"environment's GOOGLE_APPLICATION_CREDENTIALS): {text}"
             )
         return StoreUnavailable(f"{where} does not answer: {text}")
+
+
+def for_queries(client: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The sync client asks ``retry`` of a query about each error, and fails where it is None."""
+    return {**arguments, "retry": NEVER} if isinstance(client, Client) else arguments
 
 
 def _lacks_database(error: Exception) -> bool:

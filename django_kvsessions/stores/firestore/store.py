@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps
+from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.paged import Page, PagedStore, check_timeout
+from django_kvsessions.stores.options import refuse, seconds, text
+from django_kvsessions.stores.paged import Page, PagedStore
+
+if TYPE_CHECKING:
+    from django_kvsessions.stores.firestore.client import Snapshot
 
 __all__ = ["FirestoreStore"]
 
@@ -50,111 +56,121 @@ class FirestoreStore(PagedStore):
         max_record_size: int = 1_000_000,
     ) -> None:
         """``project`` and ``credentials``, the path of a service account's key: where Google's
-        environment does not say. ``timeout``: the seconds to wait for an answer."""
+        environment does not say. ``timeout``: seconds for a call, with all that it asks."""
         super().__init__(max_record_size=max_record_size)
         if not isinstance(location, str) or not re.fullmatch(r"(?!__)[^/.]{1,200}", location):
             raise ImproperlyConfigured(
                 "LOCATION must be the name of a collection, without slashes and dots, not "
                 f"{location!r}."
             )
-        check_timeout(timeout)
-        if not isinstance(max_record_size, int) or not 0 < max_record_size <= _LARGEST_RECORD:
-            raise ImproperlyConfigured(
-                f"OPTIONS['max_record_size'] may be {_LARGEST_RECORD} bytes at most, because a "
-                f"document of Firestore may have 1 MiB; it is {max_record_size!r}."
+        if max_record_size > _LARGEST_RECORD:
+            refuse(
+                "max_record_size",
+                f"a whole number from 1 to {_LARGEST_RECORD} (a document of Firestore may have "
+                "1 MiB)",
+                max_record_size,
             )
+        if project is not None:
+            text("project", project)
+        if credentials is not None and not isinstance(credentials, os.PathLike):
+            text("credentials", credentials)
         try:
-            from django_kvsessions.stores import firestore_client
+            from django_kvsessions.stores.firestore import client, document
         except ImportError as error:
             raise ImproperlyConfigured(
                 "FirestoreStore needs google-cloud-firestore: "
                 "pip install django-kvsessions[firestore]"
             ) from error
-        self._filter = firestore_client.FieldFilter
-        self._documents = firestore_client.Documents(
-            location, project, database, credentials, timeout
+        self._filter, self._document = client.FieldFilter, document.Document
+        self._documents = client.Documents(
+            location, project, text("database", database), credentials, seconds("timeout", timeout)
         )
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
-        return _record((yield from self._documents.get(key)))
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
+        return _record(await self._document(self._documents, call, key).get())
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        fields = _fields(record)
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
+        document, fields = self._document(self._documents, call, key), _fields(record)
+        is_done = partial(_has, {"write": fields["write"]})
         for _ in range(CHANGES):
-            if (yield from self._documents.create(key, fields)):
+            if await document.create(fields, is_done):
                 return True
-            found = yield from self._documents.get(key)
+            found = await document.get()
             if not found.exists:
                 continue
-            if found.get("write") == fields["write"]:
-                # It was done, and its answer lost.
-                return True
             if _record(found) is not None:
                 return False
-            if (yield from self._documents.change(key, found, fields)):
+            if await document.change(found, fields, is_done):
                 return True
         raise StoreUnavailable(CONTENDED)
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
         fields = _fields(record)
+        return await self._change_live(
+            call, key, fields, expected, partial(_has, {"write": fields["write"]})
+        )
+
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        fields = {"expires": _time(expires)}
+        result = fields if expected is None else {**fields, "revision": expected}
+        return await self._change_live(call, key, fields, expected, partial(_has, result))
+
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        return await self._change_live(call, key, None, None, lambda there: False)
+
+    async def _change_live(
+        self,
+        call: Colour,
+        key: bytes,
+        fields: dict[str, Any] | None,
+        expected: int | None,
+        is_done: Callable[[Snapshot], bool],
+    ) -> bool:
+        document = self._document(self._documents, call, key)
         for _ in range(CHANGES):
-            found = yield from self._documents.get(key)
-            if found.exists and found.get("write") == fields["write"]:
-                return True
+            found = await document.get()
             current = _record(found)
             if current is None or expected not in (None, current.revision):
                 return False
-            if (yield from self._documents.change(key, found, fields)):
+            if await document.change(found, fields, is_done):
                 return True
         raise StoreUnavailable(CONTENDED)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        return (yield from self._change_live(key, {"expires": _time(expires)}))
-
-    def _delete(self, key: bytes) -> Steps[bool]:
-        return (yield from self._change_live(key, None))
-
-    def _change_live(self, key: bytes, fields: dict[str, Any] | None) -> Steps[bool]:
-        for _ in range(CHANGES):
-            found = yield from self._documents.get(key)
-            if _record(found) is None:
-                return False
-            if (yield from self._documents.change(key, found, fields)):
-                return True
-        raise StoreUnavailable(CONTENDED)
-
-    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
+    async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
         expired = self._filter("expires", "<=", _time(moment))
         size = min(batch_size, _LARGEST_BATCH)
-        found = yield from self._documents.query(
-            lambda query: query.where(filter=expired).select(["expires"]).limit(size)
+        found = await self._documents.query(
+            call, lambda query: query.where(filter=expired).select(["expires"]).limit(size)
         )
         if not found:
             return None
-        if (yield from self._documents.remove(found)):
+        if await self._documents.remove(call, found):
             return len(found)
         # All or none: one has been renewed or removed meanwhile.
         count = 0
         for each in found:
-            count += yield from self._documents.change(bytes.fromhex(each.id), each, None)
+            document = self._document(self._documents, call, bytes.fromhex(each.id))
+            count += await document.change(each, None)
         return count
 
-    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
+    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
         def page(query: Any) -> Any:
             if owner is not None:
                 query = query.where(filter=self._filter("owner", "==", owner))
             query = query.order_by("__name__").limit(_ROWS)
             return query if start is None else query.start_after({"__name__": start})
 
-        found = yield from self._documents.query(page)
+        found = await self._documents.query(call, page)
         items = [(bytes.fromhex(each.id), _record(each)) for each in found]
         live = [(key, record) for key, record in items if record is not None]
         return live, found[-1].reference if found else None
 
-    def _setup(self) -> Steps[None]:
-        yield from self._documents.ask("prepare")
+    async def _setup(self, call: Colour) -> None:
+        await self._documents.setup(call)
 
-    def _stats(self) -> Steps[StoreStats]:
+    async def _stats(self, call: Colour) -> StoreStats:
         moment = _time(now())
         counts = []
         for operator in (">", "<="):
@@ -163,7 +179,7 @@ class FirestoreStore(PagedStore):
             def count(query: Any, condition: Any = condition) -> Any:
                 return query.where(filter=condition).count()
 
-            [[result]] = yield from self._documents.query(count)
+            [[result]] = await self._documents.query(call, count)
             counts.append(int(result.value))
         return StoreStats(counts[0], counts[1], None)
 
@@ -184,7 +200,13 @@ def _fields(record: Record) -> dict[str, Any]:
     return {**fields, "owner": record.owner or None}
 
 
-def _record(found: Any) -> Record | None:
+def _has(fields: dict[str, Any], there: Snapshot) -> bool:
+    """Whether a document has these among its fields."""
+    found = there.to_dict() or {}
+    return all(found.get(name) == value for name, value in fields.items())
+
+
+def _record(found: Snapshot) -> Record | None:
     """The record in a document, if it is live."""
     fields = found.to_dict()
     if fields is None or (expires := fields["expires"].timestamp()) <= now():

@@ -11,16 +11,11 @@ from typing import Any
 
 import libsql
 
+from django_kvsessions.stores.libsql.database import Failed, Result, Value
+from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import make_folder, open_private
 
-__all__ = ["File", "Result", "Value"]
-
-Value = bytes | int | None
-#: The rows that were read, and how many were changed.
-Result = tuple[list[tuple[Any, ...]], int]
-
-# Closing in a forked child what its parent has open would take the parent's locks away.
-_inherited: list[Any] = []
+__all__ = ["File"]
 
 
 class File:
@@ -28,27 +23,28 @@ class File:
 
     def __init__(self, path: str, synchronous: str) -> None:
         self.name = f"The libSQL file {path}"
-        self.errors: tuple[type[Exception], ...] = (ValueError, OSError)
         self._path = path
         self._synchronous = synchronous
         self._opened = threading.local()
         self._generation = 0
 
-    def execute(self, sql: str, values: Sequence[Value] = ()) -> Result:
-        cursor = self._connection().execute(sql, tuple(values))
-        rows = cursor.fetchall() if sql.startswith("SELECT") else []
-        return rows, cursor.rowcount
+    def execute(self, sql: str, values: Sequence[Value]) -> Result:
+        try:
+            cursor = self._connection().execute(sql, tuple(values))
+            rows = cursor.fetchall() if sql.startswith("SELECT") else []
+        # The driver has no error of its own.
+        except (ValueError, OSError) as error:
+            raise Failed(str(error) or type(error).__name__) from error
+        return Result(rows, cursor.rowcount)
 
-    async def aexecute(self, sql: str, values: Sequence[Value] = ()) -> Result:
+    async def aexecute(self, sql: str, values: Sequence[Value]) -> Result:
         return await asyncio.to_thread(self.execute, sql, values)
-
-    def is_lost(self, error: Exception) -> bool:
-        return False
 
     def _connection(self) -> Any:
         mine = self._opened.__dict__
         if mine.get("pid", os.getpid()) != os.getpid():
-            _inherited.append(mine.pop("connection"))
+            # To close it here would take the parent's locks away.
+            forks.keep_inherited(mine.pop("connection"))
         if "connection" not in mine or mine["generation"] != self._generation:
             mine.pop("connection", None)
             self._make()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
-from django_kvsessions.stores.libsql.file import Result, Value
+from django_kvsessions.stores.libsql.database import Failed, Lost, Result, Value
 from django_kvsessions.stores.process.clients import Clients
 
-__all__ = ["HranaError", "Server"]
-
-
-class HranaError(Exception):
-    """What the server answered instead of a result."""
+__all__ = ["Server"]
 
 
 class Server:
@@ -25,27 +22,32 @@ class Server:
 
     def __init__(self, url: str, token: str | None, timeout: float, ca_certs: str | None) -> None:
         self.name = f"libSQL at {url}"
-        self.errors: tuple[type[Exception], ...] = (httpx.HTTPError, HranaError)
         # sqld sends what it compresses in pieces of 64 bytes, which take longer to put together.
         headers = {"Accept-Encoding": "identity"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        options: dict[str, Any] = {"base_url": url, "timeout": timeout, "headers": headers}
-        if url.startswith("https:"):
-            options["verify"] = ssl.create_default_context(cafile=ca_certs)
-        self._clients = Clients(lambda: httpx.Client(**options), lambda: _AsyncClient(options))
+        verify = ssl.create_default_context(cafile=ca_certs) if url.startswith("https:") else True
 
-    def execute(self, sql: str, values: Sequence[Value] = ()) -> Result:
-        return _result(self._clients.get().post("v2/pipeline", json=_request(sql, values)))
+        def make() -> httpx.Client:
+            return httpx.Client(base_url=url, timeout=timeout, headers=headers, verify=verify)
 
-    async def aexecute(self, sql: str, values: Sequence[Value] = ()) -> Result:
-        client = (await self._clients.aget()).client
-        return _result(await client.post("v2/pipeline", json=_request(sql, values)))
+        def make_async() -> _AsyncClient:
+            client = httpx.AsyncClient(
+                base_url=url, timeout=timeout, headers=headers, verify=verify
+            )
+            return _AsyncClient(client)
 
-    def is_lost(self, error: Exception) -> bool:
-        """Whether the connection ended before the answer, as a restarted server's do."""
-        lost = isinstance(error, httpx.TransportError)
-        return lost and not isinstance(error, httpx.TimeoutException)
+        self._clients = Clients(make, make_async)
+
+    def execute(self, sql: str, values: Sequence[Value]) -> Result:
+        with _failures():
+            client: httpx.Client = self._clients.get()
+            return _result(client.post("v2/pipeline", json=_request(sql, values)))
+
+    async def aexecute(self, sql: str, values: Sequence[Value]) -> Result:
+        with _failures():
+            client: httpx.AsyncClient = (await self._clients.aget()).client
+            return _result(await client.post("v2/pipeline", json=_request(sql, values)))
 
     def close(self) -> None:
         self._clients.close()
@@ -55,11 +57,28 @@ class Server:
 
 
 class _AsyncClient:
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.client = httpx.AsyncClient(**options)
+    """With the name that ``Clients`` calls."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
 
     async def close(self) -> None:
         await self.client.aclose()
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        message = str(error) or type(error).__name__
+        # Who has waited for the whole time does not wait for it again.
+        if isinstance(error, httpx.TransportError) and not isinstance(
+            error, httpx.TimeoutException
+        ):
+            sent = not isinstance(error, httpx.ConnectError)
+            raise Lost(message, was_sent=sent) from error
+        raise Failed(message) from error
 
 
 def _request(sql: str, values: Sequence[Value]) -> dict[str, Any]:
@@ -75,22 +94,22 @@ def _encode(value: Value) -> dict[str, str]:
     return {"type": "blob", "base64": b64encode(value).decode()}
 
 
-def _decode(value: dict[str, Any]) -> Any:
+def _decode(value: dict[str, str]) -> Value:
     if value["type"] == "blob":
         # It comes without padding.
         return b64decode(value["base64"] + "==")
-    return int(value["value"]) if value["type"] == "integer" else value.get("value")
+    return int(value["value"]) if value["type"] == "integer" else None
 
 
-def _result(response: Any) -> Result:
+def _result(response: httpx.Response) -> Result:
     if response.status_code != 200:
-        raise HranaError(f"HTTP status {response.status_code}: {response.text[:200]}")
+        raise Failed(f"HTTP status {response.status_code}: {response.text[:200]}")
     try:
         [first, *_] = response.json()["results"]
         if first["type"] == "error":
-            raise HranaError(first["error"]["message"])
+            raise Failed(first["error"]["message"])
         result = first["response"]["result"]
         rows = [tuple(map(_decode, row)) for row in result["rows"]]
-        return rows, result["affected_row_count"]
+        return Result(rows, result["affected_row_count"])
     except (ValueError, LookupError, TypeError) as error:
-        raise HranaError(f"no answer of Hrana, but {response.text[:200]!r}") from error
+        raise Failed(f"no answer of Hrana, but {response.text[:200]!r}") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import re
-import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps, clock
+from django_kvsessions.colours import Colour
+from django_kvsessions.stores import options
 from django_kvsessions.stores.base import (
     Record,
     StoreCorrupted,
@@ -19,20 +19,26 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
     now,
 )
+from django_kvsessions.stores.libsql.database import Failed, Lost, Value
+from django_kvsessions.stores.libsql.rows import from_row, revision_value, time_value, to_values
 from django_kvsessions.stores.libsql.table import statements
-from django_kvsessions.stores.paged import Page, PagedStore, check_timeout
+from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
+from django_kvsessions.stores.process.pauses import pause
 
 __all__ = ["LibSQLStore"]
-
-# The driver turns integers from 2**31 on into floats, so both are blobs. Big-endian ones
-# sort as what they stand for.
-_TIME = struct.Struct(">d")
-_REVISION = struct.Struct(">Q")
 
 # What a scan reads at once, at least one record: servers refuse answers over 10 MB, and
 # JSON takes several times that in memory.
 _ROWS = 200
 _BYTES = 64 * 1024
+
+
+class Answer(NamedTuple):
+    rows: list[tuple[Any, ...]]
+    #: How many rows were changed.
+    changed: int
+    #: An answer was lost before this one, to the same statement, which may have been carried out.
+    was_lost: bool
 
 
 class LibSQLStore(PagedStore):
@@ -69,67 +75,87 @@ class LibSQLStore(PagedStore):
                 f"LOCATION must be the path of a file or the URL of a server, not {location!r}."
             )
         if not isinstance(table, str) or not re.fullmatch(r"[A-Za-z_]\w{0,62}", table, re.ASCII):
-            raise ImproperlyConfigured(
-                f"OPTIONS['table'] must be letters, digits and underscores, not {table!r}."
-            )
-        check_timeout(timeout)
+            options.refuse("table", "up to 63 letters, digits and underscores", table)
+        self._timeout = options.seconds("timeout", timeout)
         try:
-            from django_kvsessions.stores import libsql_client
+            from django_kvsessions.stores.libsql import client
         except ImportError as error:
             raise ImproperlyConfigured(
                 "LibSQLStore needs libsql and httpx: pip install django-kvsessions[libsql]"
             ) from error
-        self._database = libsql_client.database(
+        self._database = client.database(
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
         self._table = table
-        self._timeout = timeout
         self._sql = statements(table)
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
-        rows, _, _ = yield from self._execute("load", key, _time(now()))
-        return _record(rows[0]) if rows else None
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
+        answer = await self._execute(call, "load", key, time_value(now()))
+        return from_row(answer.rows[0]) if answer.rows else None
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        values = key, *_values(record), _time(now())
-        return (yield from self._put("create", values, key, record))
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
+        values = key, *to_values(record), time_value(now())
+        # Twice, it could bring back what another has ended since the first time.
+        answer = await self._execute(call, "create", *values, again=False)
+        return await self._was_done(call, key, record, answer)
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        values = *_values(record), key, _time(now())
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
+        values = *to_values(record), key, time_value(now())
         if expected is None:
-            return (yield from self._put("replace", values, key, record))
-        values = *values, _REVISION.pack(expected)
-        return (yield from self._put("swap", values, key, record))
+            answer = await self._execute(call, "replace", *values, again=False)
+        else:
+            answer = await self._execute(call, "swap", *values, revision_value(expected))
+        return await self._was_done(call, key, record, answer)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        _, count, _ = yield from self._execute("touch", _time(expires), key, _time(now()))
-        return count > 0
+    async def _was_done(self, call: Colour, key: bytes, record: Record, answer: Answer) -> bool:
+        return await self._was_put(
+            call, key, record, changed=answer.changed > 0, repeated=answer.was_lost
+        )
 
-    def _delete(self, key: bytes) -> Steps[bool]:
-        _, count, _ = yield from self._execute("delete", key, _time(now()))
-        return count > 0
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        values: tuple[Value, ...] = time_value(expires), key, time_value(now())
+        name = "touch"
+        if expected is not None:
+            name, values = "touch at", (*values, revision_value(expected))
+        answer = await self._execute(call, name, *values, again=False)
+        if not answer.was_lost:
+            return answer.changed > 0
+        there = await self._load(call, key)
+        if there is None or there.expires != expires or expected not in (None, there.revision):
+            raise unknown_outcome()
+        return True
 
-    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
-        _, count, _ = yield from self._execute("clean", _time(moment), batch_size)
-        return count or None
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        answer = await self._execute(call, "delete", key, time_value(now()), again=False)
+        if answer.was_lost:
+            raise unknown_outcome()
+        return answer.changed > 0
 
-    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
-        values = [_time(now()), start or b"", _ROWS, _BYTES]
-        name = "page"
-        if owner is not None:
-            name = "owned"
-            values.insert(0, owner)
-        rows, _, _ = yield from self._execute(name, *values)
-        return [(row[-1], _record(row)) for row in rows], rows[-1][-1] if rows else None
+    async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
+        answer = await self._execute(call, "clean", time_value(moment), batch_size, again=False)
+        if answer.was_lost:
+            raise unknown_outcome()
+        return answer.changed or None
 
-    def _setup(self) -> Steps[None]:
+    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
+        values: tuple[Value, ...] = time_value(now()), start or b"", _ROWS, _BYTES
+        if owner is None:
+            answer = await self._execute(call, "page", *values)
+        else:
+            answer = await self._execute(call, "owned", owner, *values)
+        items = [(row[-1], from_row(row)) for row in answer.rows]
+        return items, items[-1][0] if items else None
+
+    async def _setup(self, call: Colour) -> None:
         for name in ("table", "by expiry", "by owner"):
-            yield from self._execute(name)
+            await self._execute(call, name)
 
-    def _stats(self) -> Steps[StoreStats]:
+    async def _stats(self, call: Colour) -> StoreStats:
         """``size`` is that of the whole database."""
-        [counts], _, _ = yield from self._execute("stats", _time(now()), _time(now()))
-        return StoreStats(*counts)
+        answer = await self._execute(call, "stats", time_value(now()), time_value(now()))
+        return StoreStats(*answer.rows[0])
 
     def close(self) -> None:
         self._database.close()
@@ -137,32 +163,36 @@ class LibSQLStore(PagedStore):
     async def aclose(self) -> None:
         await self._database.aclose()
 
-    def _put(self, name: str, values: tuple[Any, ...], key: bytes, record: Record) -> Steps[bool]:
-        _, count, repeated = yield from self._execute(name, *values)
-        return (yield from self._was_put(count > 0, repeated, key, record))
+    async def _execute(self, call: Colour, name: str, *values: Value, again: bool = True) -> Answer:
+        """The answer to a statement, which waits for locks and is sent once more where one is lost.
 
-    def _execute(self, name: str, *values: Any) -> Steps[tuple[list[Any], int, bool]]:
-        """Rows, how many were changed, and whether it was sent twice."""
-        waited, pause = 0.0, 0.0005
-        repeated = False
+        One that may not be carried out ``again`` is not; it then seems to have done nothing.
+        """
+        waited, step = 0.0, 0.0005
+        was_lost = was_tried = False
         while True:
             try:
-                call = self._sql[name], values
-                rows, count = yield self._database, "execute", call, {}
-                return rows, count, repeated
-            except self._database.errors as error:
-                if "database is locked" in str(error) and waited < self._timeout:
-                    waited, pause = waited + pause, min(pause * 1.5, 0.05)
-                elif self._database.is_lost(error) and not repeated:
-                    repeated = True
-                    continue
-                else:
+                rows, changed = await call(
+                    self._database.execute, self._database.aexecute, self._sql[name], values
+                )
+                return Answer(rows, changed, was_lost)
+            except Lost as error:
+                was_lost = was_lost or error.was_sent
+                if was_lost and not again:
+                    return Answer([], 0, was_lost)
+                if was_tried:
                     raise self._failure(error) from error
-            yield clock, "sleep", (pause * random.uniform(0.5, 1),), {}
+                was_tried = True
+                continue
+            except Failed as error:
+                if "database is locked" not in str(error) or waited >= self._timeout:
+                    raise self._failure(error) from error
+            waited, step = waited + step, min(step * 1.5, 0.05)
+            await pause(call, step * random.uniform(0.5, 1))
 
-    def _failure(self, error: Exception) -> StoreError:
+    def _failure(self, error: Failed) -> StoreError:
         where = f"{self._database.name} (LOCATION)"
-        text = str(error) or type(error).__name__
+        text = str(error)
         if "no such table" in text:
             return StoreUnavailable(
                 f"{where} has no table {self._table} (OPTIONS['table']): run manage.py "
@@ -182,18 +212,3 @@ class LibSQLStore(PagedStore):
                 f"{where} was locked by others for OPTIONS['timeout'], {self._timeout} seconds."
             )
         return StoreUnavailable(f"{where} fails: {text}")
-
-
-def _time(moment: float) -> bytes:
-    # Before 1970 is as expired as 1970.
-    return _TIME.pack(max(0.0, moment))
-
-
-def _values(record: Record) -> tuple[bytes | None, ...]:
-    data, expires, revision, owner = record
-    return data, _time(expires), _REVISION.pack(revision), owner or None
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    data, expires, revision, owner = row[:4]
-    return Record(data, _TIME.unpack(expires)[0], _REVISION.unpack(revision)[0], owner or b"")

@@ -10,6 +10,7 @@ def statements(table: str) -> dict[str, str]:
     live = "key = ? AND expires > ?"
     fields = ("data", "expires", "revision", "owner")
     update = f"UPDATE {table} SET {', '.join(f'{field} = ?' for field in fields)} WHERE {live}"
+    touch = f"UPDATE {table} SET expires = ? WHERE {live}"
     take_over = ", ".join(f"{field} = excluded.{field}" for field in fields)
 
     def page(condition: str) -> str:
@@ -29,7 +30,8 @@ def statements(table: str) -> dict[str, str]:
         f"ON CONFLICT (key) DO UPDATE SET {take_over} WHERE {table}.expires <= ?",
         "replace": update,
         "swap": f"{update} AND revision = ?",
-        "touch": f"UPDATE {table} SET expires = ? WHERE {live}",
+        "touch": touch,
+        "touch at": f"{touch} AND revision = ?",
         "delete": f"DELETE FROM {table} WHERE {live}",
         "clean": f"DELETE FROM {table} WHERE key IN "
         f"(SELECT key FROM {table} WHERE expires <= ? ORDER BY expires LIMIT ?)",

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import pymongo
+import pymongo.collection
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import errors
 from pymongo.errors import DuplicateKeyError
 
-from django_kvsessions.steps import Steps
+from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.process.clients import Clients
 
 __all__ = ["Collection", "DatetimeMS", "DuplicateKeyError"]
 
-# Milliseconds.
-TIMEOUTS = {"serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000, "socketTimeoutMS": 3000}
+T = TypeVar("T")
+Document: TypeAlias = dict[str, Any]
+Documents: TypeAlias = pymongo.collection.Collection[Document]
+
+# Milliseconds; the first is the limit for a whole call, with what pymongo sends again.
+TIMEOUTS = {"timeoutMS": 3000, "serverSelectionTimeoutMS": 3000, "connectTimeoutMS": 3000}
 # Unauthorized, AuthenticationFailed; Atlas has a code of its own.
 DENIED = (13, 18, 8000)
+# Seconds that the server may take to make an index: it would stop with a shorter limit.
+SETUP = 600
 
 
 class Collection:
@@ -34,10 +42,9 @@ class Collection:
             raise ImproperlyConfigured(
                 "LOCATION must be a URL, such as mongodb://127.0.0.1:27017/sessions."
             )
-        given = " ".join([location, *options]).lower()
-        options |= {name: TIMEOUTS[name] for name in TIMEOUTS if name.lower() not in given}
+        options = with_timeouts(location, options)
         try:
-            pymongo.MongoClient(location, connect=False)
+            pymongo.MongoClient[Document](location, connect=False)
         except (errors.PyMongoError, ValueError):
             # from None: pymongo's own error may repeat parts of the password.
             raise ImproperlyConfigured(
@@ -46,9 +53,14 @@ class Collection:
                 "what is special in the password."
             ) from None
         try:
-            client = pymongo.MongoClient[Any](location, connect=False, **options)
+            client = pymongo.MongoClient[Document](location, connect=False, **options)
         except (errors.PyMongoError, ValueError, TypeError) as error:
             raise ImproperlyConfigured(f"OPTIONS: pymongo does not take it: {error}") from error
+        if not client.write_concern.acknowledged:
+            raise ImproperlyConfigured(
+                "LOCATION or OPTIONS['w'] asks for writes that nobody acknowledges (w=0): the "
+                "store has to know their outcome."
+            )
         try:
             named = client.get_default_database() if database is None else client[database]
             named.get_collection(collection)
@@ -61,7 +73,7 @@ class Collection:
         hosts = re.sub(r"^.*//(\*\*\*@)?|[/?].*$", "", hidden(location))
         self.where = f"MongoDB's collection {collection!r} at {hosts} (LOCATION)"
         self.settings: dict[str, Any] = {
-            "codec_options": CodecOptions[dict[str, Any]](
+            "codec_options": CodecOptions[Document](
                 datetime_conversion=DatetimeConversion.DATETIME_MS
             ),
             "read_preference": pymongo.ReadPreference.PRIMARY,
@@ -73,13 +85,14 @@ class Collection:
             lambda: pymongo.AsyncMongoClient(location, **options),
         )
 
-    def ask(self, method: str, *args: Any, **kwargs: Any) -> Steps[Any]:
-        """What a method of pymongo's collection returns, or ``command`` of its database.
+    async def ask(self, call: Colour, question: Callable[[Documents], T]) -> T:
+        """What the collection answers. A key that is taken raises ``DuplicateKeyError``.
 
-        A key that is taken raises ``DuplicateKeyError``.
+        pymongo sends a write again by itself where the server knows it by its number and
+        carries it out once; elsewhere a lost answer is ``StoreUnavailable``.
         """
         try:
-            return (yield self, "call", (method, *args), kwargs)
+            return await call(self._ask, self._aask, question)
         except DuplicateKeyError:
             raise
         except errors.PyMongoError as error:
@@ -91,26 +104,37 @@ class Collection:
                 text = f"does not answer or fails: {text}"
             raise StoreUnavailable(f"{self.where} {text}") from error
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(self.target(self.clients.get(), method), method)(*args, **kwargs)
-        return result.to_list() if method == "find" else result
+    async def prepare(self, call: Colour, question: Callable[[Documents], T]) -> T:
+        """As ``ask``, of what may take minutes."""
+        with pymongo.timeout(SETUP):
+            return await self.ask(call, question)
 
-    async def acall(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        client = await self.clients.aget()
-        result = getattr(self.target(client, method), method)(*args, **kwargs)
-        return await (result.to_list() if method == "find" else result)
+    def _ask(self, question: Callable[[Documents], T]) -> T:
+        database = self.clients.get()[self.database]
+        return question(database.get_collection(self.name, **self.settings))
 
-    def target(self, client: Any, method: str) -> Any:
-        database = client[self.database]
-        if method == "command":
-            return database
-        return database.get_collection(self.name, **self.settings)
+    async def _aask(self, question: Callable[[Documents], T]) -> T:
+        database = (await self.clients.aget())[self.database]
+        # It has the same methods, which are to be awaited.
+        collection: Any = database.get_collection(self.name, **self.settings)
+        answer: Any = question(collection)
+        found: T = await answer
+        return found
 
     def close(self) -> None:
         self.clients.close()
 
     async def aclose(self) -> None:
         await self.clients.aclose()
+
+
+def with_timeouts(location: str, options: dict[str, Any]) -> dict[str, Any]:
+    named = {name.lower() for name in [*re.findall(r"[?&]([^=&]+)=", location), *options]}
+    timeouts = {name: value for name, value in TIMEOUTS.items() if name.lower() not in named}
+    if "sockettimeoutms" in named:
+        # pymongo would not look at it beside the other.
+        timeouts.pop("timeoutMS", None)
+    return {**timeouts, **options}
 
 
 def hidden(url: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import floor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps, run
-from django_kvsessions.stores.base import (
-    Record,
-    StoreCorrupted,
-    StoreStats,
-    now,
-)
+from django_kvsessions.colours import Colour, blocking, run
+from django_kvsessions.stores.base import Record, StoreCorrupted, StoreStats, now
+from django_kvsessions.stores.options import refuse, text
 from django_kvsessions.stores.paged import Page, PagedStore
+
+if TYPE_CHECKING:
+    from django_kvsessions.stores.mongodb.client import Documents
 
 __all__ = ["MongoDBStore"]
 
@@ -61,87 +61,100 @@ class MongoDBStore(PagedStore):
         """``database``: instead of the one in LOCATION.
 
         ``options``: everything else goes to pymongo's clients: ``username``, ``password``,
-        ``tlsCAFile``, ``maxPoolSize``, ``serverSelectionTimeoutMS``, ``connectTimeoutMS`` and
-        ``socketTimeoutMS`` (3000 milliseconds each) ... Writes are acknowledged by a majority,
-        from its journal, unless LOCATION or the options have another write concern (``w``).
+        ``tlsCAFile``, ``maxPoolSize``, ``timeoutMS`` (for a call with all its attempts),
+        ``serverSelectionTimeoutMS`` and ``connectTimeoutMS`` (3000 milliseconds each) ...
+        Writes are acknowledged by a majority, from its journal, unless LOCATION or the options
+        have another write concern (``w``).
         """
         super().__init__(max_record_size=max_record_size)
+        if max_record_size > LARGEST:
+            refuse(
+                "max_record_size",
+                f"a whole number from 1 to {LARGEST} (MongoDB takes no document over 16 MiB)",
+                max_record_size,
+            )
+        if database is not None:
+            text("database", database)
+        text("collection", collection)
         try:
-            from django_kvsessions.stores import mongodb_client
+            from django_kvsessions.stores.mongodb import client
         except ImportError as error:
             raise ImproperlyConfigured(
                 "MongoDBStore needs pymongo: pip install django-kvsessions[mongodb]"
             ) from error
-        if max_record_size > LARGEST:
-            raise ImproperlyConfigured(
-                f"OPTIONS['max_record_size'] must be at most {LARGEST}: MongoDB takes no "
-                "document over 16 MiB."
-            )
-        self._collection = mongodb_client.Collection(location, database, collection, options)
-        self._date = mongodb_client.DatetimeMS
-        self._taken = mongodb_client.DuplicateKeyError
+        self._collection = client.Collection(location, database, collection, options)
+        self._date = client.DatetimeMS
+        self._taken = client.DuplicateKeyError
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
-        document = yield from self._collection.ask("find_one", {"_id": key})
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
+        document = await self._collection.ask(call, lambda c: c.find_one({"_id": key}))
         record = None if document is None else self._record(document)
         return record if record is not None and record.expires > now() else None
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
         # Where a live record is there, the filter finds nothing, and the insert that
         # follows fails on the key.
         expired = {"_id": key, "expires": {"$lte": self._time(now())}}
+        document = self._document(record)
         try:
-            yield from self._collection.ask(
-                "replace_one", expired, self._document(record), upsert=True
+            await self._collection.ask(
+                call, lambda c: c.replace_one(expired, document, upsert=True)
             )
         except self._taken:
             return False
         return True
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        live = self._live(_id=key)
-        if expected is not None:
-            live["revision"] = expected
-        result = yield from self._collection.ask("replace_one", live, self._document(record))
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
+        live, document = self._live(key, expected), self._document(record)
+        result = await self._collection.ask(call, lambda c: c.replace_one(live, document))
         return bool(result.matched_count)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        change = {"$set": {"expires": self._time(expires)}}
-        result = yield from self._collection.ask("update_one", self._live(_id=key), change)
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        live, change = self._live(key, expected), {"$set": {"expires": self._time(expires)}}
+        result = await self._collection.ask(call, lambda c: c.update_one(live, change))
         return bool(result.matched_count)
 
-    def _delete(self, key: bytes) -> Steps[bool]:
-        result = yield from self._collection.ask("delete_one", self._live(_id=key))
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        live = self._live(key)
+        result = await self._collection.ask(call, lambda c: c.delete_one(live))
         return bool(result.deleted_count)
 
-    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
+    async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
         """The TTL index does it as well, but not at once, and not before ``setup``."""
         expired = {"expires": {"$lte": self._time(moment)}}
-        found = yield from self._collection.ask("find", expired, {"_id": True}, limit=batch_size)
+        found = await self._collection.ask(
+            call, lambda c: c.find(expired, {"_id": True}, limit=batch_size).to_list()
+        )
         if not found:
             return None
-        keys = {"_id": {"$in": [document["_id"] for document in found]}}
-        result = yield from self._collection.ask("delete_many", {**keys, **expired})
+        these = {"_id": {"$in": [document["_id"] for document in found]}, **expired}
+        result = await self._collection.ask(call, lambda c: c.delete_many(these))
         return int(result.deleted_count)
 
-    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
-        wanted = self._live() if owner is None else self._live(owner=owner)
+    async def _page(self, call: Colour, owner: bytes | None, start: bytes | None) -> Page:
+        wanted = self._live()
+        if owner is not None:
+            wanted["owner"] = owner
         if start is not None:
             wanted["_id"] = {"$gt": start}
-        found = yield from self._collection.ask("find", wanted, sort=[("_id", 1)], limit=PAGE)
+        found = await self._collection.ask(
+            call, lambda c: c.find(wanted, sort=[("_id", 1)], limit=PAGE).to_list()
+        )
         start = found[-1]["_id"] if len(found) == PAGE else None
         return [(document["_id"], self._record(document)) for document in found], start
 
-    def _setup(self) -> Steps[None]:
+    async def _setup(self, call: Colour) -> None:
         for name, (fields, options) in INDEXES.items():
-            yield from self._collection.ask("create_index", fields, name=name, **options)
+            await self._collection.prepare(call, partial(make_index, name, fields, options))
 
-    def _stats(self) -> Steps[StoreStats]:
-        live = yield from self._collection.ask("count_documents", self._live())
-        expired = {"expires": {"$lte": self._time(now())}}
-        gone = yield from self._collection.ask("count_documents", expired)
-        sizes = yield from self._collection.ask("command", "collStats", self._collection.name)
-        return StoreStats(live, gone, int(sizes["size"]))
+    async def _stats(self, call: Colour) -> StoreStats:
+        live, gone = self._live(), {"expires": {"$lte": self._time(now())}}
+        lives = await self._collection.ask(call, lambda c: c.count_documents(live))
+        expired = await self._collection.ask(call, lambda c: c.count_documents(gone))
+        sizes = await self._collection.ask(call, lambda c: c.database.command("collStats", c.name))
+        return StoreStats(lives, expired, int(sizes["size"]))
 
     def close(self) -> None:
         self._collection.close()
@@ -150,7 +163,7 @@ class MongoDBStore(PagedStore):
         await self._collection.aclose()
 
     def setup_statements(self) -> list[str]:
-        there = run(self._collection.ask("index_information"))
+        there = run(self._collection.ask(blocking, lambda c: c.index_information()))
         return [f"create the index {name}" for name in INDEXES if name not in there]
 
     def check_server(self, *, alias: str) -> list[checks.CheckMessage]:
@@ -166,8 +179,10 @@ class MongoDBStore(PagedStore):
 
     # Documents
 
-    def _live(self, **others: Any) -> dict[str, Any]:
-        return {**others, "expires": {"$gt": self._time(now())}}
+    def _live(self, key: bytes | None = None, revision: int | None = None) -> dict[str, Any]:
+        """The filter for what is live: all, or this key, or at this revision."""
+        given = {"_id": key, "revision": revision, "expires": {"$gt": self._time(now())}}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _time(self, seconds: float) -> Any:
         """Whole milliseconds, always rounded the same way, so that comparing stays exact."""
@@ -188,3 +203,9 @@ class MongoDBStore(PagedStore):
                 f"{self._collection.where} has a document that is no session: is the "
                 "collection (OPTIONS['collection']) shared?"
             ) from error
+
+
+def make_index(
+    name: str, fields: list[tuple[str, int]], options: dict[str, Any], collection: Documents
+) -> str:
+    return collection.create_index(fields, name=name, **options)

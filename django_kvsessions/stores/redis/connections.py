@@ -1,25 +1,28 @@
 """Connections of RedisStore: a list of commands in one round trip, in both colours.
 
 They stand on redis-py's connections instead of its client, which takes twice as
-long for a command.
+long for a command. Whatever fails before a command was sent is ``NotSent``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from redis import exceptions
-from redis.exceptions import ResponseError
+from django_kvsessions.stores.redis import errors
+from django_kvsessions.stores.redis.scripts import Command, Reply
 
-__all__ = ["AsyncConnections", "Command", "Connections", "aconverse", "converse"]
-
-#: Name and arguments. Where the server answers with an error, that is the reply.
-Command = tuple[bytes, ...]
-
-BUSY = "every connection is in use (OPTIONS['max_connections'])"
+__all__ = [
+    "AsyncConnections",
+    "Connections",
+    "aconverse",
+    "converse",
+    "is_dead",
+    "socket_of",
+]
 
 
 class Connections:
@@ -35,28 +38,37 @@ class Connections:
         self.idle: list[Any] = []
         self.slots = threading.Semaphore(pool.max_connections)
 
-    def talk(self, commands: Sequence[Command]) -> list[Any]:
+    def talk(self, commands: Sequence[Command]) -> list[Reply]:
         if not self.slots.acquire(timeout=self.timeout):
-            raise exceptions.TimeoutError(BUSY)
+            raise errors.Busy
         try:
-            try:
-                connection = self.idle.pop()
-            except IndexError:
-                connection = self.pool.connection_class(**self.pool.connection_kwargs)
+            connection = self.take()
             replies = converse(connection, commands)
             self.idle.append(connection)
             return replies
         finally:
             self.slots.release()
 
-    def forget(self) -> None:
-        """Close what is idle, so that the next command opens a connection of its own."""
+    def take(self) -> Any:
+        while True:
+            try:
+                connection = self.idle.pop()
+            except IndexError:
+                break
+            if not is_dead(connection._sock):
+                return connection
+            connection.disconnect()
+        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        try:
+            connection.connect()
+        except errors.ANY as error:
+            raise errors.NotSent(error) from error
+        return connection
+
+    def close(self) -> None:
         idle, self.idle = self.idle, []
         for connection in idle:
             connection.disconnect()
-
-    def close(self) -> None:
-        self.forget()
 
 
 class AsyncConnections:
@@ -68,7 +80,7 @@ class AsyncConnections:
         self.idle: list[Any] = []
         self.slots = asyncio.Semaphore(pool.max_connections)
 
-    async def talk(self, commands: Sequence[Command]) -> list[Any]:
+    async def talk(self, commands: Sequence[Command]) -> list[Reply]:
         try:
             # wait_for costs a task; a free slot needs no waiting.
             if self.slots.locked():
@@ -76,37 +88,71 @@ class AsyncConnections:
             else:
                 await self.slots.acquire()
         except asyncio.TimeoutError:
-            raise exceptions.TimeoutError(BUSY) from None
+            raise errors.Busy from None
         try:
-            if self.idle:
-                connection = self.idle.pop()
-            else:
-                connection = self.pool.connection_class(**self.pool.connection_kwargs)
+            connection = await self.take()
             replies = await aconverse(connection, commands)
             self.idle.append(connection)
             return replies
         finally:
             self.slots.release()
 
-    async def forget(self) -> None:
+    async def take(self) -> Any:
+        while self.idle:
+            connection = self.idle.pop()
+            if not is_dead(socket_of(connection)):
+                return connection
+            await connection.disconnect(nowait=True)
+        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        try:
+            await connection.connect()
+        except errors.ANY as error:
+            raise errors.NotSent(error) from error
+        return connection
+
+    async def close(self) -> None:
         idle, self.idle = self.idle, []
         for connection in idle:
             await connection.disconnect()
 
-    async def close(self) -> None:
-        await self.forget()
+
+def socket_of(connection: Any) -> Any:
+    """The socket of an async connection: its event loop may not have come round yet to
+    noticing its end."""
+    writer = connection._writer
+    return None if writer is None or writer.is_closing() else writer.get_extra_info("socket")
 
 
-def converse(connection: Any, commands: Sequence[Command]) -> list[Any]:
+def is_dead(socket: Any) -> bool:
+    """Whether an idle connection was closed by the server, or holds what nobody asked for."""
+    if socket is None or socket.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([socket], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """As the protocol has them; the drivers' own packing costs as much as a command."""
+    parts = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        parts += [b"$%d\r\n%b\r\n" % (len(part), part) for part in command]
+    return b"".join(parts)
+
+
+def converse(connection: Any, commands: Sequence[Command]) -> list[Reply]:
     """Send all, then read all."""
     try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        replies: list[Any] = []
+        connection.send_packed_command([packed(commands)])
+        replies: list[Reply] = []
         for _ in commands:
             try:
                 # The project's pool may be set to decode, which session data does not survive.
                 replies.append(connection.read_response(disable_decoding=True))
-            except ResponseError as error:
+            except errors.REPLY as error:
                 replies.append(error)
         return replies
     except BaseException:
@@ -115,14 +161,14 @@ def converse(connection: Any, commands: Sequence[Command]) -> list[Any]:
         raise
 
 
-async def aconverse(connection: Any, commands: Sequence[Command]) -> list[Any]:
+async def aconverse(connection: Any, commands: Sequence[Command]) -> list[Reply]:
     try:
-        await connection.send_packed_command(connection.pack_commands(commands))
-        replies: list[Any] = []
+        await connection.send_packed_command([packed(commands)])
+        replies: list[Reply] = []
         for _ in commands:
             try:
                 replies.append(await connection.read_response(disable_decoding=True))
-            except ResponseError as error:
+            except errors.REPLY as error:
                 replies.append(error)
         return replies
     except BaseException:

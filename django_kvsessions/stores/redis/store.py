@@ -3,126 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha1
-from math import ceil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps, run
+from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import (
     KEY_SIZE,
     Record,
     StoreCorrupted,
-    StoreError,
     StoreStats,
     StoreUnavailable,
     now,
 )
-from django_kvsessions.stores.paged import SteppedStore
+from django_kvsessions.stores.options import boolean, refuse
+from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
+from django_kvsessions.stores.redis import scripts as of
+from django_kvsessions.stores.redis.health import check_server
+from django_kvsessions.stores.redis.settings import name_prefix
+from django_kvsessions.stores.redis.wire import AnswerLost, Wire
 
 if TYPE_CHECKING:
-    from django_kvsessions.stores.redis.connections import Command
     from django_kvsessions.stores.redis.node import Node
 
 __all__ = ["RedisStore"]
 
-# A record is one string: when it expires, its revision, 8 random bytes of the write, until
-# when its owner's index lists it, the length of the owner, the owner, the data. A touch
-# rewrites the first 8 bytes alone. By the random ones a write that is sent again, its
-# answer lost, knows that it was done.
-HEADER = struct.Struct(">dQ8sdB")
-REVISION = struct.Struct(">Q")
-TIME = struct.Struct(">d")
-
-# Every script gets one key, because a cluster runs no other, and the caller's clock,
-# because a record ends by it: the server's TTL only sweeps up.
-LIVE = """
-local head = redis.call('GETRANGE', KEYS[1], 0, 48)
-local there = head ~= ''
-if #head < 33 or struct.unpack('>d', head) <= struct.unpack('>d', ARGV[1]) then head = nil end
-"""
-# A replica would say of what has not reached it yet that it is gone. A write, even
-# one that changes nothing, makes it say that it is read-only instead.
-GONE = """
-if not head then
-  if not there then redis.call('DEL', KEYS[1]) end
-  return 0
-end
-"""
-# ARGV: now, value, ttl.
-CREATE = f"""{LIVE}
-if head then return head:sub(17, 24) == ARGV[2]:sub(17, 24) and 1 or 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
-"""
-# ARGV: now, value, ttl, the revision it must have, or nothing. Returns 2 where the owner's
-# index has to be told first: it does not list the session, or not for long enough.
-REPLACE = f"""{LIVE}{GONE}
-local value, listed = ARGV[2], nil
-if head:sub(17, 24) == value:sub(17, 24) then return 1 end
-if ARGV[4] ~= '' and head:sub(9, 16) ~= ARGV[4] then return 0 end
-if value:byte(33) > 0 and struct.unpack('>d', value, 25) == 0 then
-  listed = head:sub(25, 32)
-  if value:sub(33, 49) ~= head:sub(33, 49) then return 2 end
-  if struct.unpack('>d', value) > struct.unpack('>d', listed) then return 2 end
-end
-redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
-if listed then redis.call('SETRANGE', KEYS[1], 24, listed) end
-return 1
-"""
-# ARGV: now, expires, ttl, the owner whose index was told, until when it lists the session.
-# Returns the owner where it has to be told first.
-TOUCH = f"""{LIVE}{GONE}
-local owner = head:sub(34, 33 + head:byte(33))
-if owner ~= '' and struct.unpack('>d', ARGV[2]) > struct.unpack('>d', head, 25) then
-  if owner ~= ARGV[4] then return owner end
-  redis.call('SETRANGE', KEYS[1], 24, ARGV[5])
-end
-redis.call('SETRANGE', KEYS[1], 0, ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
-# ARGV: now. Returns the owner of a live one.
-DELETE = f"""{LIVE}
-redis.call('DEL', KEYS[1])
-return head and head:sub(34, 33 + head:byte(33))
-"""
-# An owner's index: sessions by until when they are listed. ARGV: now, ttl, until, key.
-LIST = """
-redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', (struct.unpack('>d', ARGV[1])))
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return 1
-"""
-DIGESTS = {
-    script: sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
-    for script in (CREATE, REPLACE, TOUCH, DELETE, LIST)
-}
-SCRIPTS = {digest: script.encode() for script, digest in DIGESTS.items()}
-
-TELL_INDEX = 2
 # Names and records read at once while scanning: 32 of the largest records are 32 MiB.
 NAMES = 1000
 PAGE = 32
-# The longest TTL asked for, in ms: what comes later overflows in some servers.
-MAX_TTL = 10**15
 
 
-class RedisStore(SteppedStore):
+class Rest(NamedTuple):
+    """What is still to be scanned: names found, then what follows on the first node, the others."""
+
+    names: list[bytes]
+    cursor: bytes
+    nodes: list[Node]
+
+
+class RedisStore(PagedStore):
     """Keeps records in Redis or Valkey, under one TTL each.
 
-    LOCATION is a URL: ``redis://user:password@host:6379/0``, ``rediss://`` with
-    TLS, or ``unix:///path?db=0``. A list of URLs is a primary and its replicas:
-    whichever says that it is the primary is used, for reads too, because a
-    replica that lags behind would bring an ended session back.
+    LOCATION is a URL: ``redis://user:password@host:6379/0``, ``rediss://`` with TLS,
+    ``valkey://`` and ``valkeys://`` likewise, or ``unix:///path?db=0``. A list of URLs is a
+    primary and its replicas: whichever says that it is the primary is used, for reads too,
+    because a replica that lags behind would bring an ended session back. Sentinels name the
+    primary themselves: ``redis+sentinel://user:password@host:26379,host:26379/name/0``
+    (``rediss+sentinel://`` with TLS), where the credentials are the primary's.
 
     The clocks of the web servers decide what has expired, so keep them in step.
     """
@@ -136,6 +66,7 @@ class RedisStore(SteppedStore):
         cluster: bool = False,
         client: str | Callable[[], Any] | None = None,
         async_client: str | Callable[[], Any] | None = None,
+        sentinel_kwargs: Mapping[str, Any] | None = None,
         max_record_size: int = 1024 * 1024,
         **options: Any,
     ) -> None:
@@ -146,314 +77,221 @@ class RedisStore(SteppedStore):
 
         ``client``: instead of LOCATION, an alias in CACHES whose connections are to be
         shared, or a callable (or the dotted path of one) that returns a client or pool of
-        redis-py. ``async_client``: a callable that returns one of ``redis.asyncio``,
-        called once in each event loop; without it, async calls go through threads.
+        redis-py or valkey-py; of a cluster's client the nodes and the credentials are taken.
+        ``async_client``: a callable that returns one of ``redis.asyncio`` or
+        ``valkey.asyncio``, called once in each event loop; without it, async calls go
+        through threads.
+
+        ``sentinel_kwargs``: options of the connections to the Sentinels, such as ``password``.
 
         ``options``: everything else goes to redis-py's connections: ``username``,
-        ``password``, ``socket_timeout`` and ``socket_connect_timeout`` (3 seconds each),
-        ``max_connections`` (100 a process and event loop), ``ssl_ca_certs`` ...
+        ``password``, ``credential_provider``, ``socket_timeout`` and
+        ``socket_connect_timeout`` (3 seconds each), ``max_connections`` (100 a process and
+        event loop), ``ssl_ca_certs`` ...
         """
         super().__init__(max_record_size=max_record_size)
-        try:
-            from django_kvsessions.stores import redis_client
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "RedisStore needs redis-py: pip install django-kvsessions[redis]"
-            ) from error
-        if not prefix or not isinstance(prefix, str):
-            raise ImproperlyConfigured("OPTIONS['prefix'] must be a text that is not empty.")
-        self._prefix = f"{prefix}:{version}:".encode()
-        self._nodes, self._where = redis_client.nodes(
-            location, cluster, client, async_client, options
-        )
-        errors = redis_client.exceptions
-        self._errors = (errors.RedisError, errors.RedisClusterException, OSError)
-        self._lost = (
-            errors.ConnectionError,
-            errors.ReadOnlyError,
-            errors.RedisClusterException,
-        )
-        self._no_script = errors.NoScriptError
-        self._response = errors.ResponseError
-        self._denied = (
-            errors.AuthenticationError,
-            errors.AuthorizationError,
-            errors.NoPermissionError,
-        )
-        # The primary; None until one of several has said that it is.
-        self._node = self._nodes[0] if len(self._nodes) == 1 else None
+        self._prefix = name_prefix(prefix, version)
+        boolean("cluster", cluster)
+        if sentinel_kwargs is not None and not isinstance(sentinel_kwargs, Mapping):
+            refuse("sentinel_kwargs", "a dict of options", sentinel_kwargs)
+        self._wire = Wire(location, cluster, client, async_client, sentinel_kwargs, options)
 
     # The contract
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
-        [value] = yield from self._exchange([(b"GET", self._name(key))])
-        return self._record(value)
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
+        [stored] = await self._wire.read(call, [(b"GET", self._name(key))])
+        return self._record(stored)
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
-        until = _until(record)
-        script = _script(CREATE, self._name(key), _value(record, until), _ttl(record.expires))
-        [*_, created] = yield from self._exchange([*self._list(key, record.owner, until), script])
-        return bool(created)
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
+        token = of.new_token()
+        until = of.listed_until(record.expires)
+        stored = of.value(record, token, until)
+        name, last = self._name(key), of.ttl(record.expires)
+        put = (b"SET", name, stored, b"PX", last, b"NX")
+        try:
+            if await self._wire.write(call, *self._list(key, record.owner, until), put):
+                return True
+            # What is there may have expired by our clock, and not by the server's.
+            create = of.script(of.CREATE, name, stored, last)
+            return bool(await self._wire.write(call, create))
+        except AnswerLost as lost:
+            return await self._prove_written(call, key, token, lost)
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        name, ttl = self._name(key), _ttl(record.expires)
-        condition = b"" if expected is None else REVISION.pack(expected)
-        script = _script(REPLACE, name, _value(record, 0), ttl, condition)
-        [replaced] = yield from self._exchange([script])
-        if replaced == TELL_INDEX:
-            until = _until(record)
-            script = _script(REPLACE, name, _value(record, until), ttl, condition)
-            [_, replaced] = yield from self._exchange(
-                [*self._list(key, record.owner, until), script]
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
+        token = of.new_token()
+        last = of.ttl(record.expires), of.condition(expected)
+        name = self._name(key)
+        try:
+            replaced = await self._wire.write(
+                call, of.script(of.REPLACE, name, of.value(record, token, 0), *last)
             )
+            if replaced == of.TELL_INDEX:
+                until = of.listed_until(record.expires)
+                replace = of.script(of.REPLACE, name, of.value(record, token, until), *last)
+                replaced = await self._wire.write(
+                    call, *self._list(key, record.owner, until), replace
+                )
+        except AnswerLost as lost:
+            return await self._prove_written(call, key, token, lost)
         return bool(replaced)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        until = of.listed_until(expires)
         owner = b""
-        until = _later(expires)
         while True:
-            arguments = TIME.pack(expires), _ttl(expires), owner, TIME.pack(until)
-            script = _script(TOUCH, self._name(key), *arguments)
-            [*_, reply] = yield from self._exchange([*self._list(key, owner, until), script])
+            arguments = of.TIME.pack(expires), of.ttl(expires), of.condition(expected)
+            touch = of.script(of.TOUCH, self._name(key), *arguments, owner, of.UNTIL.pack(until))
+            try:
+                reply = await self._wire.write(call, *self._list(key, owner, until), touch)
+            except AnswerLost as lost:
+                there = await self._head(call, key)
+                if there is None or there.expires != expires:
+                    raise unknown_outcome() from lost.__cause__
+                return True
             if not isinstance(reply, bytes):
                 return bool(reply)
             owner = reply
 
-    def _delete(self, key: bytes) -> Steps[bool]:
-        [owner] = yield from self._exchange([_script(DELETE, self._name(key))])
-        if owner:
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        delete = of.script(of.DELETE, self._name(key), self._prefix + b"o", key)
+        try:
+            reply = await self._wire.write(call, delete)
+        except AnswerLost as lost:
+            # That nothing is there now does not say who has deleted it.
+            raise unknown_outcome() from lost.__cause__
+        if isinstance(reply, bytes):
             # The session has ended; what is left in the index goes when it expires.
             with contextlib.suppress(StoreUnavailable):
-                yield from self._exchange([(b"ZREM", self._index(owner), key)])
-        return owner is not None
+                await self._wire.read(call, [(b"ZREM", self._index(reply), of.listed(reply, key))])
+        return bool(reply)
 
-    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+    async def _head(self, call: Colour, key: bytes) -> of.Head | None:
+        [stored] = await self._wire.read(call, [(b"GET", self._name(key))])
+        return None if stored is None else self._head_of(stored)
+
+    async def _prove_written(
+        self, call: Colour, key: bytes, token: bytes, lost: AnswerLost
+    ) -> bool:
+        there = await self._head(call, key)
+        if there is not None and there.token == token:
+            return True
+        # It may have been done, and something else since then; or it is still to come.
+        raise unknown_outcome() from lost.__cause__
+
+    # All records
+
+    async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
         """The server has removed them; an outage is reported all the same."""
-        self.setup()
-        yield from ()
+        await self._setup(call)
+        return None
 
-    def scan(self) -> Iterator[tuple[bytes, Record]]:
-        """As every store, but where the server happens to resize its table of keys
-        meanwhile, it may give a record twice."""
-        for names in self._names():
-            for at in range(0, len(names), PAGE):
-                yield from self._read(names[at : at + PAGE])
+    async def _setup(self, call: Colour) -> None:
+        """Nothing to make; ``StoreUnavailable`` where the server does not answer."""
+        await self._wire.read(call, [(b"GET", self._name(bytes(KEY_SIZE)))])
 
-    def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        self.check_owner(owner)
-        return self._scan_owner(owner)
+    async def _page(self, call: Colour, owner: bytes | None, start: Rest | None) -> Page:
+        if owner is not None:
+            return await self._page_of_owner(call, owner, start)
+        if start is None:
+            start = Rest([], b"0", list(await self._wire.primaries(call)))
+        names, start = await self._names(call, start)
+        names, rest = names[:PAGE], names[PAGE:]
+        records = await self._records(call, names)
+        start = start._replace(names=rest)
+        return records, start if rest or start.nodes else None
 
-    def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        since = b"(%r" % now()
-        command = (b"ZRANGEBYSCORE", self._index(owner), since, b"+inf")
-        [keys] = run(self._exchange([command]))
-        names = [self._name(key) for key in keys]
-        for at in range(0, len(names), PAGE):
-            for key, record in self._read(names[at : at + PAGE]):
-                if record.owner == owner:
-                    yield key, record
+    async def _page_of_owner(self, call: Colour, owner: bytes, start: Rest | None) -> Page:
+        if start is None:
+            command = (b"ZRANGEBYSCORE", self._index(owner), b"(%r" % now(), b"+inf")
+            [members] = await self._wire.read(call, [command])
+            mark = of.listed(owner, b"")
+            names = [self._name(each[len(mark) :]) for each in members if each.startswith(mark)]
+            start = Rest(names, b"0", [])
+        names, rest = start.names[:PAGE], start.names[PAGE:]
+        found = await self._records(call, names)
+        owned = [(key, record) for key, record in found if record.owner == owner]
+        return owned, start._replace(names=rest) if rest else None
 
-    def setup(self) -> None:
-        """Nothing to make; raises ``StoreUnavailable`` where the server does not answer."""
-        run(self._exchange([(b"GET", self._name(bytes(KEY_SIZE)))]))
+    async def _names(self, call: Colour, start: Rest) -> tuple[list[bytes], Rest]:
+        """Some names of records, and where the next ones are."""
+        names, cursor, nodes = start
+        if names or not nodes:
+            return names, start
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"r" + b"?" * KEY_SIZE
+        command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % NAMES)
+        cursor, names = await self._wire.ask(call, nodes[0], command)
+        return names, Rest([], cursor, nodes if cursor != b"0" else nodes[1:])
 
-    def stats(self) -> StoreStats:
-        """Reads the header of every record; ``size`` is that of keys and values alone."""
+    async def _records(self, call: Colour, names: list[bytes]) -> list[tuple[bytes, Record]]:
+        if not names:
+            return []
+        stored = await self._wire.read(call, [(b"GET", name) for name in names])
+        found = (
+            (name[-KEY_SIZE:], self._record(each)) for name, each in zip(names, stored, strict=True)
+        )
+        return [(key, record) for key, record in found if record is not None]
+
+    async def _stats(self, call: Colour) -> StoreStats:
+        """Reads the head of every record; ``size`` is that of keys and values alone."""
         live = size = 0
-        for names in self._names():
-            commands: list[Command] = [(b"GETRANGE", name, b"0", b"7") for name in names]
+        start = Rest([], b"0", list(await self._wire.primaries(call)))
+        while start.nodes:
+            names, start = await self._names(call, start)
+            if not names:
+                continue
+            commands: list[of.Command] = [(b"GETRANGE", name, b"0", b"7") for name in names]
             commands += [(b"STRLEN", name) for name in names]
-            replies = run(self._exchange(commands)) if names else []
+            replies = await self._wire.read(call, commands)
             heads, lengths = replies[: len(names)], replies[len(names) :]
-            live += sum(len(head) == TIME.size and TIME.unpack(head)[0] > now() for head in heads)
+            times = [of.TIME.unpack(head)[0] for head in heads if len(head) == of.TIME.size]
+            live += sum(expires > now() for expires in times)
             size += sum(map(len, names)) + sum(lengths)
         return StoreStats(live, None, size)
 
     def close(self) -> None:
-        for node in self._nodes:
-            node.close()
+        self._wire.servers.close()
 
     async def aclose(self) -> None:
-        for node in self._nodes:
-            await node.aclose()
+        await self._wire.servers.aclose()
 
-    def check_server(self, *, alias: str) -> list[checks.CheckMessage]:
+    def check_server(self, *, alias: str) -> Iterable[checks.CheckMessage]:
         """Warnings about a server that is set to throw sessions away."""
-        found: dict[str, str] = {}
-        for name in ("maxmemory-policy", "save", "appendonly"):
-            try:
-                [reply] = run(self._exchange([(b"CONFIG GET", name.encode())]))
-            except StoreUnavailable as error:
-                if isinstance(error.__cause__, self._response):
-                    # Hosted servers keep it to themselves.
-                    return []
-                raise
-            # A list, a dict with RESP3, or a dict that a cluster's client has decoded.
-            [value] = reply.values() if isinstance(reply, dict) else reply[1:]
-            found[name] = value if isinstance(value, str) else value.decode()
-        where = f"SESSION_STORES[{alias!r}]: the server"
-        messages: list[checks.CheckMessage] = []
-        if found["maxmemory-policy"] != "noeviction":
-            messages.append(
-                checks.Warning(
-                    f"{where} has maxmemory-policy {found['maxmemory-policy']}, which throws "
-                    "live sessions away when its memory is full.",
-                    hint="Set maxmemory-policy to noeviction on a server of the sessions' own.",
-                    id="kvsessions.W140",
-                )
-            )
-        if found["save"] == "" and found["appendonly"] == "no":
-            messages.append(
-                checks.Warning(
-                    f"{where} keeps nothing on disk: its restart ends every session.",
-                    hint="Set appendonly to yes.",
-                    id="kvsessions.W141",
-                )
-            )
-        return messages
+        return check_server(self._wire, alias)
 
-    # Names
+    # How it is kept
 
     def _name(self, key: bytes) -> bytes:
-        return b"%br:%b" % (self._prefix, key.hex().encode())
+        return b"%br%b" % (self._prefix, key)
 
     def _index(self, owner: bytes) -> bytes:
-        return b"%bo:%b" % (self._prefix, owner.hex().encode())
+        return b"%bo%b" % (self._prefix, of.bucket(owner))
 
-    def _list(self, key: bytes, owner: bytes, until: float) -> list[Command]:
+    def _list(self, key: bytes, owner: bytes, until: int) -> list[of.Command]:
         """What lists a session in its owner's index. It comes before the write of the
         record, because the index may list what is not there, but not the other way round."""
         if not owner:
             return []
-        return [_script(LIST, self._index(owner), _ttl(until), b"%r" % until, key)]
+        return [
+            of.script(
+                of.LIST, self._index(owner), of.ttl(until), b"%d" % until, of.listed(owner, key)
+            )
+        ]
 
-    def _names(self) -> Iterator[list[bytes]]:
-        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", self._prefix) + b"r:" + b"?" * (2 * KEY_SIZE)
-        try:
-            node = run(self._primary())
-            yield from node.scan(pattern, NAMES, lambda command: run(self._exchange([command]))[0])
-        except self._errors as error:
-            raise self._failure(error) from error
-
-    def _read(self, names: list[bytes]) -> Iterator[tuple[bytes, Record]]:
-        if not names:
-            return
-        values = run(self._exchange([(b"GET", name) for name in names]))
-        for name, value in zip(names, values, strict=True):
-            record = self._record(value)
-            if record is not None:
-                yield bytes.fromhex(name[-2 * KEY_SIZE :].decode()), record
-
-    def _record(self, value: bytes | None) -> Record | None:
-        if value is None:
+    def _record(self, stored: bytes | None) -> Record | None:
+        if stored is None:
             return None
+        head = self._head_of(stored)
+        if head.expires <= now():
+            return None
+        return Record(stored[head.size :], head.expires, head.revision, head.owner)
+
+    def _head_of(self, stored: bytes) -> of.Head:
         try:
-            expires, revision, _, _, length = HEADER.unpack_from(value)
+            return of.Head.of(stored)
         except struct.error:
             raise StoreCorrupted(
-                f"A key of Redis at {self._nodes[0].name} begins with "
+                f"A key of Redis at {self._wire.servers.name} begins with "
                 f"{self._prefix.decode()!r} but holds no session: is the prefix shared?"
             ) from None
-        if expires <= now():
-            return None
-        at = HEADER.size + length
-        return Record(value[at:], expires, revision, value[HEADER.size : at])
-
-    # The wire
-
-    def _exchange(self, commands: Sequence[Command]) -> Steps[list[Any]]:
-        """The replies to the commands, in one round trip.
-
-        They may be carried out twice: where the connection is lost before the answer.
-        """
-        try:
-            try:
-                node = yield from self._primary()
-                return (yield from self._talk(node, commands))
-            except self._lost:
-                # A stale connection, or a server that restarted or was demoted. A timeout
-                # is not tried again: a request waits for one, not for two.
-                node = yield from self._primary(anew=True)
-                return (yield from self._talk(node, commands))
-        except self._errors as error:
-            raise self._failure(error) from error
-
-    def _talk(self, node: Node, commands: Sequence[Command]) -> Steps[list[Any]]:
-        replies: list[Any] = yield node, "talk", (commands,), {}
-        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, self._no_script)]
-        if unknown:
-            scripts = [(b"EVAL", SCRIPTS[commands[at][1]], *commands[at][2:]) for at in unknown]
-            for at, reply in zip(unknown, (yield node, "talk", (scripts,), {}), strict=True):
-                replies[at] = reply
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
-
-    def _primary(self, *, anew: bool = False) -> Steps[Node]:
-        node = self._node
-        if node is not None:
-            if not anew:
-                return node
-            # Its other connections are likely to be as dead.
-            yield node, "forget", (), {}
-            if len(self._nodes) == 1:
-                return node
-        failure: BaseException | None = None
-        for node in self._nodes:
-            try:
-                [role] = yield node, "talk", ([(b"ROLE",)],), {}
-                if isinstance(role, Exception):
-                    raise role
-                if role[0] == b"master":
-                    self._node = node
-                    return node
-            except self._errors as error:
-                failure = failure or error
-        raise StoreUnavailable(
-            f"No server in LOCATION ({', '.join(node.name for node in self._nodes)}) is a "
-            f"primary that answers: {failure or 'all are replicas'}"
-        ) from failure
-
-    def _failure(self, error: Exception) -> StoreError:
-        if len(self._nodes) > 1:
-            # Another may have been made the primary.
-            self._node = None
-        where = f"Redis at {', '.join(node.name for node in self._nodes)} ({self._where})"
-        text = str(error)
-        if text.startswith("WRONGTYPE"):
-            return StoreCorrupted(
-                f"{where} holds something else than a session under a key that begins with "
-                f"{self._prefix.decode()!r}: is the prefix shared?"
-            )
-        if isinstance(error, self._denied):
-            return StoreUnavailable(
-                f"{where} refuses the username or password (in LOCATION or OPTIONS): {text}"
-            )
-        answered = isinstance(error, self._response)
-        return StoreUnavailable(f"{where} {'fails' if answered else 'does not answer'}: {text}")
-
-
-def _script(script: str, name: bytes, *arguments: bytes) -> Command:
-    """The command that runs a script on one key, with the time as its first argument."""
-    return (b"EVALSHA", DIGESTS[script], b"1", name, TIME.pack(now()), *arguments)
-
-
-def _value(record: Record, until: float) -> bytes:
-    data, expires, revision, owner = record
-    return HEADER.pack(expires, revision, os.urandom(8), until, len(owner)) + owner + data
-
-
-def _until(record: Record) -> float:
-    return _later(record.expires) if record.owner else 0
-
-
-def _later(expires: float) -> float:
-    """Until when the index is to list a session: longer than it lives, so that most of
-    the writes that prolong its life need not tell the index."""
-    return expires + max(expires - now(), 0) / 10
-
-
-def _ttl(expires: float) -> bytes:
-    # Relative, so that the server's clock need not agree with ours.
-    return b"%d" % min(max(ceil((expires - now()) * 1000), 1), MAX_TTL)

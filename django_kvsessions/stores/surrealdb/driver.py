@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Coroutine
 from typing import Any
 
 import surrealdb
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout
+from django_kvsessions.stores.surrealdb.holder import sign
+from django_kvsessions.stores.surrealdb.settings import Target
 
 __all__ = ["Driver", "Late", "Locked", "Lost", "Refused"]
 
@@ -24,6 +27,15 @@ class Refused(Exception):
 
 class Lost(Exception):
     """There was no answer, or no connection."""
+
+    #: The statement may have been carried out.
+    was_sent = True
+
+
+class Unsent(Lost):
+    """There was no connection to send the statement over."""
+
+    was_sent = False
 
 
 class Late(Lost):
@@ -37,25 +49,17 @@ class Locked(Exception):
 class Driver:
     """A connection, made at the first question, and again after it was lost."""
 
-    def __init__(
-        self,
-        url: str,
-        lock: str | None,
-        use: tuple[str, str],
-        credentials: dict[str, str] | None,
-        timeout: float,
-    ) -> None:
-        """``lock``: the file that only one process at a time may hold. ``use``: namespace
-        and database."""
-        self._url = url
-        self._is_embedded = lock is not None or url == "mem://"
-        self._use = use
-        self._credentials = credentials
+    def __init__(self, target: Target, timeout: float) -> None:
+        self._target = target
         self._timeout = timeout
-        self._file_lock = None if lock is None else FileLock(lock)
+        self._file_lock = None if target.lock is None else FileLock(target.lock)
         self._driver: Any = None
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._driver is not None
 
     async def query(self, sql: str, values: dict[str, Any]) -> Any:
         """The result of one statement; ``Refused``, ``Lost`` or ``Locked``."""
@@ -91,7 +95,7 @@ class Driver:
         driver = None
         try:
             driver = await self._opened()
-            if self._is_embedded and not sql.startswith("SELECT"):
+            if self._target.is_embedded and not sql.startswith("SELECT"):
                 async with self._writing:
                     answer = await driver.query_raw(sql, values)
             else:
@@ -101,7 +105,9 @@ class Driver:
         except Exception as error:
             # Whatever the driver or its transport raises; it has no class for all.
             await self._drop(driver)
-            raise Lost(f"{type(error).__name__}: {error}") from error
+            refused = getattr(error, "errno", None) == errno.ECONNREFUSED
+            lost = Unsent if driver is None or refused else Lost
+            raise lost(f"{type(error).__name__}: {error}") from error
         if answer.get("error"):
             # A token that has run out, for one: the next connection signs in again.
             await self._drop(driver)
@@ -114,27 +120,33 @@ class Driver:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._driver is None:
-                if self._file_lock is not None:
-                    try:
-                        self._file_lock.acquire(0)
-                    except LockTimeout:
-                        raise Locked from None
-                driver: Any = surrealdb.AsyncSurreal(self._url)
-                if self._is_embedded:
-                    # The others connect with the first message.
-                    await driver.connect()
-                if self._credentials is not None:
-                    try:
-                        await driver.signin(self._credentials)
-                    except surrealdb.SurrealError as error:
-                        await _end(driver)
-                        raise Refused(
-                            "sign-in failed (OPTIONS['username'], ['password'] and ['level']): "
-                            f"{error}"
-                        ) from error
-                await driver.use(*self._use)
-                self._driver = driver
+                self._take_file()
+                self._driver = await self._connect()
         return self._driver
+
+    def _take_file(self) -> None:
+        if self._file_lock is not None:
+            try:
+                self._file_lock.acquire(0)
+            except LockTimeout:
+                raise Locked from None
+            sign(self._file_lock.path)
+
+    async def _connect(self) -> Any:
+        driver: Any = surrealdb.AsyncSurreal(self._target.url)
+        if self._target.is_embedded:
+            # The others connect with the first message.
+            await driver.connect()
+        if self._target.credentials is not None:
+            try:
+                await driver.signin(self._target.credentials)
+            except surrealdb.SurrealError as error:
+                await _end(driver)
+                raise Refused(
+                    f"sign-in failed (OPTIONS['username'], ['password'] and ['level']): {error}"
+                ) from error
+        await driver.use(self._target.namespace, self._target.database)
+        return driver
 
     async def _close(self) -> None:
         driver, self._driver = self._driver, None
@@ -143,7 +155,7 @@ class Driver:
 
     async def _drop(self, driver: Any) -> None:
         """Let the next question open another connection, unless it is an engine of our own."""
-        if driver is not None and self._driver is driver and not self._is_embedded:
+        if driver is not None and self._driver is driver and not self._target.is_embedded:
             self._driver = None
             with contextlib.suppress(Exception):
                 await _end(driver)

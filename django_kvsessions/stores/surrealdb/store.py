@@ -3,15 +3,16 @@
 # ruff: noqa: S608 (what is put into statements has been checked)
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.steps import Steps
+from django_kvsessions.colours import Colour
+from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.paged import Page, PagedStore, check_timeout
+from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
+from django_kvsessions.stores.surrealdb import settings
 
 __all__ = ["SurrealDBStore"]
 
@@ -29,6 +30,9 @@ class SurrealDBStore(PagedStore):
     engine would let two processes damage each other's file without an error,
     so a second one is refused. ``manage.py setupsessions`` makes the table.
 
+    What expires in a file or in memory is removed by the process that has it
+    open, in the background, as no other one can do it.
+
     The clocks of the web servers decide what has expired, so keep them in step.
     """
 
@@ -43,109 +47,155 @@ class SurrealDBStore(PagedStore):
         password: str | None = None,
         level: str = "root",
         timeout: float = 5.0,
+        clean_interval: float = 60.0,
         max_record_size: int = 1024 * 1024,
     ) -> None:
         """``level``: where ``username`` is defined, "root", "namespace" or "database".
-        ``timeout``: the seconds to wait for an answer."""
+        ``timeout``: the seconds to wait for an answer. ``clean_interval``: the seconds
+        between two removals of what has expired in a file or in memory."""
         super().__init__(max_record_size=max_record_size)
-        check_timeout(timeout)
-        for name, value in (("namespace", namespace), ("database", database), ("table", table)):
-            if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
-                raise ImproperlyConfigured(
-                    f"OPTIONS[{name!r}] must be letters, digits and underscores, not {value!r}."
-                )
-        if (username is None) != (password is None):
-            raise ImproperlyConfigured(
-                "OPTIONS['username'] and OPTIONS['password'] need each other."
-            )
+        target = settings.target(
+            location,
+            namespace=namespace,
+            database=database,
+            level=level,
+            username=username,
+            password=password,
+        )
+        self._table = settings.identifier("table", table)
+        self._clean_interval = options.seconds("clean_interval", clean_interval, at_most=86400)
+        timeout = options.seconds("timeout", timeout)
         try:
             from surrealdb import RecordID
 
-            from django_kvsessions.stores import surrealdb_client
+            from django_kvsessions.stores.surrealdb import client
         except ImportError as error:
             raise ImproperlyConfigured(
                 "SurrealDBStore needs the package surrealdb: "
                 "pip install django-kvsessions[surrealdb]"
             ) from error
-        self._table = table
         self._id: Callable[[bytes], Any] = lambda key: RecordID(table, key.hex())
-        self._connection = surrealdb_client.connection(
-            location, (namespace, database), level, username, password, timeout
+        # Less than a number is also what is no number, such as what another made there.
+        self._expired = (
+            f"DELETE (SELECT VALUE id FROM {table} WHERE expires >= 0 "
+            "AND expires <= $moment LIMIT $limit) RETURN VALUE $before.expires"
         )
+        self._connection = client.Connection(target, timeout, self._expired, self._clean_interval)
 
-    def _load(self, key: bytes) -> Steps[Record | None]:
-        rows, _ = yield from self._ask("SELECT * FROM $id WHERE expires > $now", id=self._id(key))
+    async def _load(self, call: Colour, key: bytes) -> Record | None:
+        rows, _ = await self._ask(call, "SELECT * FROM $id WHERE expires > $now", id=self._id(key))
         return _record(rows[0]) if rows else None
 
-    def _create(self, key: bytes, record: Record) -> Steps[bool]:
+    async def _create(self, call: Colour, key: bytes, record: Record) -> bool:
         values = {"id": self._id(key), "content": _content(record)}
-        repeated = False
+        # An expired record counts as absent.
+        puts = (
+            "CREATE $id CONTENT $content RETURN id",
+            "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires",
+        )
         for _ in range(_ATTEMPTS):
-            made, twice = yield from self._ask("CREATE $id CONTENT $content RETURN id", **values)
-            repeated = repeated or twice
-            if made:
-                return True
-            # It may be one that has expired, which counts as absent.
-            taken, twice = yield from self._ask(
-                "UPDATE $id CONTENT $content WHERE expires <= $now RETURN VALUE expires", **values
-            )
-            repeated = repeated or twice
-            current = yield from self._load(key)
-            if taken or current is not None:
-                return bool(taken) or (repeated and current == record)
+            for sql in puts:
+                # Twice, it could bring back what another has ended since the first time.
+                put, was_lost = await self._ask(call, sql, again=False, **values)
+                if put or was_lost:
+                    return await self._was_put(
+                        call, key, record, changed=bool(put), repeated=was_lost
+                    )
+            if await self._load(call, key) is not None:
+                return False
             # A clean-up has removed it in between.
         raise StoreUnavailable(f"A record in {self._table} keeps coming and going.")
 
-    def _replace(self, key: bytes, record: Record, expected: int | None) -> Steps[bool]:
-        condition = "" if expected is None else "AND revision = $expected"
-        rows, repeated = yield from self._ask(
-            f"UPDATE $id CONTENT $content WHERE expires > $now {condition} RETURN VALUE expires",
+    async def _replace(
+        self, call: Colour, key: bytes, record: Record, expected: int | None
+    ) -> bool:
+        rows, was_lost = await self._ask(
+            call,
+            f"UPDATE $id CONTENT $content WHERE {_live(expected)} RETURN VALUE expires",
+            # Twice, it would be over what another has written since the first time.
+            again=expected is not None,
             id=self._id(key),
             content=_content(record),
             expected=expected,
         )
-        return (yield from self._was_put(bool(rows), repeated, key, record))
+        return await self._was_put(call, key, record, changed=bool(rows), repeated=was_lost)
 
-    def _touch(self, key: bytes, expires: float) -> Steps[bool]:
-        rows, _ = yield from self._ask(
-            "UPDATE $id SET expires = $expires WHERE expires > $now RETURN VALUE expires",
+    async def _touch(self, call: Colour, key: bytes, expires: float, expected: int | None) -> bool:
+        expires = max(0.0, expires)
+        rows, was_lost = await self._ask(
+            call,
+            f"UPDATE $id SET expires = $expires WHERE {_live(expected)} RETURN VALUE expires",
+            again=False,
             id=self._id(key),
-            expires=max(0.0, expires),
+            expires=expires,
+            expected=expected,
         )
+        if not was_lost:
+            return bool(rows)
+        there = await self._load(call, key)
+        if there is None or there.expires != expires or expected not in (None, there.revision):
+            raise unknown_outcome()
+        return True
+
+    async def _delete(self, call: Colour, key: bytes) -> bool:
+        rows, was_lost = await self._ask(
+            call,
+            "DELETE $id WHERE expires > $now RETURN VALUE $before.expires",
+            again=False,
+            id=self._id(key),
+        )
+        if was_lost:
+            raise unknown_outcome()
         return bool(rows)
 
-    def _delete(self, key: bytes) -> Steps[bool]:
-        rows, _ = yield from self._ask(
-            "DELETE $id WHERE expires > $now RETURN VALUE $before.expires", id=self._id(key)
-        )
-        return bool(rows)
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        """Yields nothing where the process that has the file does it."""
+        if self.cleaned_elsewhere() is None:
+            yield from super().delete_expired(batch_size=batch_size)
 
-    def _delete_batch(self, moment: float, batch_size: int) -> Steps[int | None]:
-        # Less than a number is also what is no number, such as what another made there.
-        rows, _ = yield from self._ask(
-            f"DELETE (SELECT VALUE id FROM {self._table} WHERE expires >= 0 "
-            "AND expires <= $moment LIMIT $limit) RETURN VALUE $before.expires",
-            moment=moment,
-            limit=batch_size,
+    async def adelete_expired(self, *, batch_size: int = 1000) -> AsyncIterator[int]:
+        if await self.call_in_thread(self.cleaned_elsewhere) is None:
+            async for count in super().adelete_expired(batch_size=batch_size):
+                yield count
+
+    def cleaned_elsewhere(self) -> str | None:
+        holder = self._connection.elsewhere()
+        # Two rounds, and a minute more, for a machine that has much to do.
+        if holder is None or holder.idle > 2 * self._clean_interval + 60:
+            return None
+        return (
+            f"process {holder.pid} has the file and removes what expires by itself, every "
+            f"{self._clean_interval:g} seconds (OPTIONS['clean_interval'])."
         )
+
+    async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
+        rows, was_lost = await self._ask(
+            call, self._expired, again=False, moment=moment, limit=batch_size
+        )
+        if was_lost:
+            raise unknown_outcome()
         return len(rows) or None
 
-    def _page(self, owner: bytes | None, start: Any) -> Steps[Page]:
+    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
         if owner is None:
             after = "" if start is None else f":`{start}`>.."
             # By the index of expiries, it would not go by the key.
-            rows, _ = yield from self._ask(
+            rows, _ = await self._ask(
+                call,
                 f"SELECT * FROM {self._table}{after} WITH NOINDEX "
-                f"WHERE expires > $now LIMIT {_ROWS}"
+                f"WHERE expires > $now LIMIT {_ROWS}",
             )
             start = rows[-1]["id"].id if rows else None
         else:
             if start is None:
                 # Few, and short.
-                start, _ = yield from self._ask(
-                    f"SELECT VALUE id FROM {self._table} WHERE owner = $owner", owner=owner
+                start, _ = await self._ask(
+                    call,
+                    f"SELECT VALUE id FROM {self._table} WHERE owner = $owner",
+                    owner=owner,
                 )
-            rows, _ = yield from self._ask(
+            rows, _ = await self._ask(
+                call,
                 "SELECT * FROM $ids WHERE owner = $owner AND expires > $now",
                 ids=start[:_ROWS],
                 owner=owner,
@@ -153,19 +203,19 @@ class SurrealDBStore(PagedStore):
             start = start[_ROWS:] or None
         return [(bytes.fromhex(row["id"].id), _record(row)) for row in rows], start
 
-    def _setup(self) -> Steps[None]:
+    async def _setup(self, call: Colour) -> None:
         table = self._table
-        yield from self._ask(f"DEFINE TABLE IF NOT EXISTS {table} SCHEMALESS")
+        await self._ask(call, f"DEFINE TABLE IF NOT EXISTS {table} SCHEMALESS")
         for field in ("expires", "owner"):
-            yield from self._ask(
-                f"DEFINE INDEX IF NOT EXISTS {table}_{field} ON {table} FIELDS {field}"
+            await self._ask(
+                call, f"DEFINE INDEX IF NOT EXISTS {table}_{field} ON {table} FIELDS {field}"
             )
 
-    def _stats(self) -> Steps[StoreStats]:
+    async def _stats(self, call: Colour) -> StoreStats:
         counts = []
         for condition in ("expires > $now", "expires <= $now"):
-            rows, _ = yield from self._ask(
-                f"SELECT count() FROM {self._table} WHERE {condition} GROUP ALL"
+            rows, _ = await self._ask(
+                call, f"SELECT count() FROM {self._table} WHERE {condition} GROUP ALL"
             )
             counts.append(rows[0]["count"] if rows else 0)
         return StoreStats(counts[0], counts[1], None)
@@ -176,13 +226,25 @@ class SurrealDBStore(PagedStore):
     async def aclose(self) -> None:
         await self._connection.aclose()
 
-    def _ask(self, sql: str, **values: Any) -> Steps[tuple[Any, bool]]:
-        """The answer, and whether it was asked twice."""
-        return self._connection.ask(sql, {"now": now(), **values})
+    async def _ask(
+        self, call: Colour, sql: str, *, again: bool = True, **values: Any
+    ) -> tuple[Any, bool]:
+        """The answer, and whether one was lost before it."""
+        return await self._connection.ask(call, sql, {"now": now(), **values}, again=again)
+
+
+def _live(expected: int | None) -> str:
+    return "expires > $now" + ("" if expected is None else " AND revision = $expected")
 
 
 def _content(record: Record) -> dict[str, Any]:
-    return {**record._asdict(), "expires": max(0.0, record.expires), "owner": record.owner or None}
+    # The driver takes no other type that has bytes.
+    return {
+        "data": bytes(record.data),
+        "expires": max(0.0, record.expires),
+        "revision": record.revision,
+        "owner": bytes(record.owner) or None,
+    }
 
 
 def _record(row: dict[str, Any]) -> Record:

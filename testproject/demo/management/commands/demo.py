@@ -16,7 +16,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from demo.stores import STORES
+from demo.stores import NAMES, session_stores
 from demo.tally import Tally
 from testservers import Missing, Server
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--store",
-            choices=STORES,
+            choices=NAMES,
             default="semidbm",
             help="Where the sessions are kept; what server it needs is started for the demo. "
             "Default: %(default)s.",
@@ -74,11 +74,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         folder = Path(tempfile.mkdtemp(prefix="kvsessions-demo-"))
         try:
-            with STORES[options["store"]](folder) as session_stores:
+            with session_stores(options["store"], folder) as configured:
                 environment = {
                     "KVSESSIONS_DEMO": "1",
                     "KVSESSIONS_ENGINE": options["engine"],
-                    "KVSESSIONS_STORES": json.dumps(session_stores),
+                    "KVSESSIONS_STORES": json.dumps(configured),
                     "KVSESSIONS_VAR": str(folder),
                     # What this process can import, the site can.
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

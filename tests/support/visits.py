@@ -1,0 +1,162 @@
+"""Visitors with counters, while some of the store's answers are lost on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.test import override_settings
+
+from django_kvsessions.colours import Colour, awaiting, blocking, run
+from django_kvsessions.engine import SessionStore
+from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.testing import Proxy
+
+__all__ = ["SECONDS", "Visits", "assert_lost_answers_log_nobody_out"]
+
+#: How long they come. By hand: KVSESSIONS_CUTS_SECONDS=600.
+SECONDS = float(os.environ.get("KVSESSIONS_CUTS_SECONDS", "2"))
+
+
+@dataclass
+class Counter:
+    """What two visitors of one session know of the number in it."""
+
+    key: str
+    done: int = 0
+    #: Increments of which nobody knows whether they were made.
+    unknown: int = 0
+
+
+@dataclass
+class Visits:
+    """What came of it; ``str`` is one line of figures."""
+
+    cuts: int = 0
+    done: int = 0
+    moves: int = 0
+    unavailable: int = 0
+    logged_out: int = 0
+    counted_twice: int = 0
+    lost: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.done} increments and {self.moves} new ids with {self.cuts} answers cut: "
+            f"{self.logged_out} logged out, {self.counted_twice} counted twice, {self.lost} lost, "
+            f"{self.unavailable} unavailable, {len(self.errors)} errors {self.errors[:3]}"
+        )
+
+
+def assert_lost_answers_log_nobody_out(
+    proxy: Proxy,
+    store: dict[str, Any],
+    *,
+    asynchronous: bool = False,
+    seconds: float = SECONDS,
+    rate: float = 0.02,
+    visitors: int = 4,
+) -> Visits:
+    """Let visitors count through ``store``, an entry of SESSION_STORES that leads to the proxy.
+
+    Two share each session, as two tabs do; half as many again only change their
+    ids, as at logins.
+    """
+    visits = Visits()
+    with override_settings(SESSION_STORES={"default": store}):
+        counters = [new_counter() for _ in range(visitors // 2)]
+        until = time.monotonic() + seconds
+        call = awaiting if asynchronous else blocking
+        coroutines = [count_up(call, each, visits, until) for each in counters * 2]
+        coroutines += [move(call, new_counter().key, visits, until) for _ in counters]
+        with proxy.cut_at_random(rate) as cut:
+            carry_out(coroutines, asynchronous=asynchronous)
+        visits.cuts = cut.happened
+        for counter in counters:
+            found = SessionStore(counter.key).get("count")
+            if found is None:
+                visits.logged_out += 1
+                continue
+            visits.done += counter.done
+            visits.lost += max(0, counter.done - found)
+            visits.counted_twice += max(0, found - counter.done - counter.unknown)
+    wrong = (visits.logged_out, visits.counted_twice, visits.lost, len(visits.errors))
+    assert wrong == (0, 0, 0, 0), str(visits)
+    assert visits.cuts > 0, "no answer was cut"
+    assert visits.done > 0, str(visits)
+    assert visits.moves > 0, str(visits)
+    return visits
+
+
+def carry_out(coroutines: list[Coroutine[Any, Any, None]], *, asynchronous: bool) -> None:
+    async def gather() -> None:
+        await asyncio.gather(*coroutines)
+
+    if asynchronous:
+        asyncio.run(gather())
+    else:
+        with ThreadPoolExecutor(len(coroutines)) as threads:
+            list(threads.map(run, coroutines))
+
+
+def new_counter() -> Counter:
+    session = SessionStore()
+    session["count"] = 0
+    session["_auth_user_id"] = "7"
+    session.create()
+    assert session.session_key is not None
+    return Counter(session.session_key)
+
+
+def add_one(data: dict[str, Any]) -> None:
+    data["count"] += 1
+
+
+async def count_up(call: Colour, counter: Counter, visits: Visits, until: float) -> None:
+    while time.monotonic() < until:
+        session = SessionStore(counter.key)
+        try:
+            if await call(session.get, session.aget, "count") is None:
+                visits.logged_out += 1
+                return
+        except StoreUnavailable:
+            visits.unavailable += 1
+            continue
+        except Exception as error:
+            visits.errors.append(repr(error))
+            return
+        try:
+            await call(session.mutate, session.amutate, add_one)
+        except StoreUnavailable:
+            counter.unknown += 1
+            visits.unavailable += 1
+        except Exception as error:
+            visits.errors.append(repr(error))
+            return
+        else:
+            counter.done += 1
+
+
+async def move(call: Colour, key: str, visits: Visits, until: float) -> None:
+    while time.monotonic() < until:
+        session = SessionStore(key)
+        try:
+            if await call(session.get, session.aget, "count") is None:
+                visits.logged_out += 1
+                return
+            await call(session.cycle_key, session.acycle_key)
+        except StoreUnavailable:
+            visits.unavailable += 1
+        except Exception as error:
+            visits.errors.append(repr(error))
+            return
+        else:
+            visits.moves += 1
+        # Which of the two ids it has is for the engine to say.
+        key = session.session_key or key
