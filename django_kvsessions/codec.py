@@ -96,26 +96,30 @@ def open_record(
     which the session's life began; whether it was sealed under one of
     SECRET_KEY_FALLBACKS; and whether it is a notice.
 
-    Nor is anything opened that has more than ``limit`` bytes: a few compressed
-    ones can be made to hold a thousand times as many.
+    Of what is compressed, at most ``limit`` bytes are opened: a few can be made
+    to hold a thousand times as many.
     """
     if len(data) < _HEADER.size + _TAG_SIZE:
         raise BadRecord("it is too short")
     tagged, tag = _tagged(key, owner, data[:-_TAG_SIZE]), data[-_TAG_SIZE:]
-    for digest in (digests := _digests()):
+    is_stale = False
+    for digest in _digests():
         if compare_digest(_tag(digest, tagged), tag):
             break
+        is_stale = True
     else:
         raise BadRecord("its tag does not match")
     version, flags, created = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise BadRecord(f"its version, {version}, is unknown")
     payload = data[_HEADER.size : -_TAG_SIZE]
+    if not flags:
+        return payload, created, is_stale, False
     if flags & _COMPRESSED:
         payload = zlib.decompressobj().decompress(payload, limit + 1)
-    if len(payload) > limit:
-        raise BadRecord(f"it has more than {limit} bytes")
-    return payload, created, digest is not digests[0], flags & _NOTICE != 0
+        if len(payload) > limit:
+            raise BadRecord(f"it has more than {limit} bytes")
+    return payload, created, is_stale, flags & _NOTICE != 0
 
 
 def owner_digest(user_id: str) -> bytes:

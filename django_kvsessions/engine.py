@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.auth import SESSION_KEY as USER_ID
@@ -11,7 +11,7 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.moves import Moves
-from django_kvsessions.saved import Answer, Moved, Unreadable
+from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
 from django_kvsessions.stores import stores
 
 __all__ = ["SessionStore"]
@@ -34,10 +34,11 @@ class SessionStore(Moves):
     # Loading
 
     def load(self) -> dict[str, Any]:
-        if (session_key := self.session_key) is None:
+        if self.session_key is None:
             return {}
-        key = self._moved_to or codec.storage_key(session_key)
-        return self._loaded(self._opened(key, self.store.load(key)))
+        key, store = self._key, self.store
+        limit = LARGEST_RATIO * store.max_record_size
+        return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
 
     async def aload(self) -> dict[str, Any]:
         if self.session_key is None:
@@ -45,13 +46,16 @@ class SessionStore(Moves):
         return self._loaded(await self._find(awaiting, self._key))
 
     def _loaded(self, answer: Answer) -> dict[str, Any]:
-        if "_session_cache" in self.__dict__:
-            # Asked for once more: what this object has changed, it has changed since the first.
-            return answer[1] if isinstance(answer, tuple) else {}
-        if isinstance(answer, tuple):
-            self._saved, data = answer
-            self._sent = self._saved
+        # Where it is asked for once more: what this object has changed, it has changed since the
+        # first time. (Looking into __dict__ would make each later use of an attribute slower.)
+        is_first = getattr(self, "_session_cache", None) is None
+        if type(answer) is tuple:
+            saved, data = answer
+            if is_first:
+                self._saved = self._sent = saved
             return data
+        if not is_first:
+            return {}
         if isinstance(answer, Moved):
             self._is_notice = self.leaves_cookie = True
             return {}
@@ -145,12 +149,19 @@ class SessionStore(Moves):
         await self._aget_session(no_load=must_create)
         return await self._save(awaiting, must_create)
 
-    async def _save(self, call: Colour, must_create: bool) -> None:
+    def _save(self, call: Colour, must_create: bool) -> Coroutine[Any, Any, None]:
         if must_create:
-            assert self.session_key is not None
-            if not await self._insert(call, self.session_key):
-                raise CreateError
-            return
+            return self._save_new(call)
+        if self._saved is None or self._is_notice:
+            return self._save_unloaded(call)
+        return self._move(call) if self._needs_new_id else self._update(call)
+
+    async def _save_new(self, call: Colour) -> None:
+        assert self.session_key is not None
+        if not await self._insert(call, self.session_key):
+            raise CreateError
+
+    async def _save_unloaded(self, call: Colour) -> None:
         if self._is_notice:
             if self._session:
                 # Nothing may be written into a session from before a login.
@@ -159,14 +170,10 @@ class SessionStore(Moves):
         if self.session_key is None:
             # It was there to be loaded only now, and is not.
             raise UpdateError
-        if self._saved is None:
-            # Written without being loaded. Its life still counts from its creation.
-            self._saved, _ = await self._catch_up(call)
-            self._is_cleared = True
-        if self._needs_new_id:
-            await self._move(call)
-        else:
-            await self._update(call)
+        # Written without being loaded. Its life still counts from its creation.
+        self._saved, _ = await self._catch_up(call)
+        self._is_cleared = True
+        await self._save(call, must_create=False)
 
     def touch(self) -> bool:
         """Move the expiry of the session as it is stored, where SESSION_TOUCH_INTERVAL says so.

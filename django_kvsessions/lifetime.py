@@ -29,6 +29,14 @@ class Lifetime(SessionBase):
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
         _session_cache: dict[str, Any]
 
+    # Of a subclass that overrides one of them, and means the record too, as with Django's engines.
+    _has_own_age = _has_own_date = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._has_own_age = cls.get_expiry_age is not Lifetime.get_expiry_age
+        cls._has_own_date = cls.get_expiry_date is not Lifetime.get_expiry_date
+
     def get_expiry_age(self, **kwargs: Any) -> int:
         return self._capped_age(super().get_expiry_age(**kwargs))
 
@@ -56,11 +64,9 @@ class Lifetime(SessionBase):
 
     def _expires(self, expiry: Any, created: float) -> float:
         """When a record with this ``_session_expiry`` is to expire, in Unix time."""
-        kind = type(self)
-        # Who overrides one of them means the record too, as with Django's engines.
-        if kind.get_expiry_date is not Lifetime.get_expiry_date:
+        if self._has_own_date:
             expires = timestamp(self.get_expiry_date(expiry=expiry))
-        elif kind.get_expiry_age is not Lifetime.get_expiry_age:
+        elif self._has_own_age:
             expires = now() + self.get_expiry_age(expiry=expiry)
         elif isinstance(expiry, (str, datetime)):
             expires = timestamp(super().get_expiry_date(expiry=expiry))
@@ -99,7 +105,7 @@ def created(saved: Saved | None, user_id: object, has_login: bool) -> float:
     if saved is None or (user_id is not None and (has_login or str(user_id) != saved.user)):
         return now()
     # A clock that was put back must not lengthen a life.
-    return min(saved.created, now())
+    return saved.created if conf.absolute_age() is None else min(saved.created, now())
 
 
 def end_of_life(created: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import random
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +11,11 @@ from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
 from django_kvsessions.stores.base import Provisional, Record, now
+from django_kvsessions.stores.process import forks
 
 __all__ = [
     "EXPIRY",
+    "LARGEST_RATIO",
     "Answer",
     "Found",
     "Moved",
@@ -134,4 +136,10 @@ def make_notice(key: bytes, successor: bytes) -> Record:
 
 
 def new_revision() -> int:
-    return int.from_bytes(os.urandom(8), "big") >> 1
+    return _dice.getrandbits(63)
+
+
+# Of its own, since a project may seed Python's; no secret, so that it need not ask the system
+# each time. Another process must not throw the same.
+_dice = random.Random()
+forks.renew(_dice.seed)

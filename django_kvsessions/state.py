@@ -55,6 +55,8 @@ class State(Lifetime):
     _saved: Saved | None = None
     # What the cookie was sent for that the visitor has.
     _sent: Saved | None = None
+    # An id, and the storage key of it, which a request needs twice.
+    _place: tuple[str, bytes] | None = None
     # The storage key, where another request has moved the session there.
     _moved_to: bytes | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
@@ -91,27 +93,25 @@ class State(Lifetime):
     @property
     def _key(self) -> bytes:
         """The storage key."""
-        session_key = self.session_key
+        if self._moved_to is not None:
+            return self._moved_to
+        session_key, place = self.session_key, self._place
         assert session_key is not None
-        return self._moved_to or codec.storage_key(session_key)
+        if place is None or place[0] != session_key:
+            place = self._place = session_key, codec.storage_key(session_key)
+        return place[1]
 
     # Loading
 
     async def _find(self, call: Colour, key: bytes) -> Answer:
         store = self.store
-        return await self._open(call, key, await call(store.load, store.aload, key))
-
-    async def _open(self, call: Colour, key: bytes, record: Record | None) -> Answer:
+        record = await call(store.load, store.aload, key)
         if record is None or len(record.data) < LONG_WORK:
-            return self._opened(key, record)
-        return await call(self._opened, in_thread(self._opened), key, record)
+            return self._opened(store, key, record)
+        return await call(self._opened, in_thread(self._opened), store, key, record)
 
-    def _opened(self, key: bytes, record: Record | None) -> Answer:
-        return None if record is None else open_record(self.serializer(), key, record, self._limit)
-
-    @property
-    def _limit(self) -> int:
-        return LARGEST_RATIO * self.store.max_record_size
+    def _opened(self, store: Store, key: bytes, record: Record | None) -> Answer:
+        return open_record(self.serializer(), key, record, LARGEST_RATIO * store.max_record_size)
 
     async def _catch_up(self, call: Colour) -> Found:
         """The session as it is stored now, wherever it has moved to.
@@ -169,11 +169,11 @@ class State(Lifetime):
         expires = self._expires(expiry, life)
         return Saved(payload, life, expires, new_revision(), owner, user, expiry)
 
-    def _record(self, key: bytes, saved: Saved) -> Record:
-        return make_record(key, saved, self._limit)
+    def _record(self, store: Store, key: bytes, saved: Saved) -> Record:
+        return make_record(key, saved, LARGEST_RATIO * store.max_record_size)
 
-    def _keep(self, saved: Saved, has_login: bool = False) -> None:
-        if (provisional := self.store.provisional()) is not None:
+    def _keep(self, store: Store, saved: Saved, has_login: bool = False) -> None:
+        if (provisional := store.provisional()) is not None:
             saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
 

@@ -23,7 +23,7 @@ from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
 from django_kvsessions.saved import EXPIRY, Found, Saved
 from django_kvsessions.state import LONG_WORK, State, in_thread
-from django_kvsessions.stores.base import Record, StoreError, StoreUnavailable
+from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable
 
 __all__ = ["ATTEMPTS", "Updates"]
 
@@ -55,7 +55,7 @@ class Updates(State):
     async def _create(self, call: Colour, begun: float | None = None) -> None:
         """Store the session under a new id; ``begun``, where its life goes on."""
         for _ in range(CREATE_ATTEMPTS):
-            session_key = await call(self._get_new_session_key, self._aget_new_session_key)
+            session_key = self._get_new_session_key()
             if await self._insert(call, session_key, begun):
                 self._session_key = session_key
                 self._moved_to = None
@@ -68,11 +68,11 @@ class Updates(State):
         store, key = self.store, codec.storage_key(session_key)
         payload = self._dumps(self._session)
         saved = self._next(payload, self._session, None, begun)
-        if not await call(store.create, store.acreate, key, self._record(key, saved)):
+        if not await call(store.create, store.acreate, key, self._record(store, key, saved)):
             return False
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
-        self._keep(saved)
+        self._keep(store, saved)
         return True
 
     async def _update(self, call: Colour) -> None:
@@ -82,12 +82,15 @@ class Updates(State):
         for attempt in range(ATTEMPTS):
             key, former = self._key, self._saved
             assert former is not None
-            saved, record = await work(
-                call, former, self._prepared, key, former, self._session, self._has_login
-            )
+            arguments = store, key, former, self._session, self._has_login
+            if len(former.payload) < LONG_WORK:
+                saved, record = self._prepared(*arguments)
+            else:
+                prepared = self._prepared
+                saved, record = await call(prepared, in_thread(prepared), *arguments)
             if record is not None:
                 if await call(store.replace, store.areplace, key, record, expected=former.revision):
-                    self._keep(saved)
+                    self._keep(store, saved)
                     return
                 found = await self._catch_up(call)
             else:
@@ -105,7 +108,12 @@ class Updates(State):
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
     def _prepared(
-        self, key: bytes, former: Saved, data: dict[str, Any], has_login: bool = False
+        self,
+        store: Store,
+        key: bytes,
+        former: Saved,
+        data: dict[str, Any],
+        has_login: bool = False,
     ) -> tuple[Saved, Record | None]:
         """What to store now; no record where nothing has changed."""
         payload = self._dumps(data)
@@ -113,7 +121,7 @@ class Updates(State):
         if payload == former.payload and not former.is_stale:
             return former, None
         saved = self._next(payload, data, former, None, has_login)
-        return saved, self._record(key, saved)
+        return saved, self._record(store, key, saved)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
@@ -152,7 +160,7 @@ class Updates(State):
                 before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
             key = self._key
-            saved, record = await work(call, before, self._prepared, key, before, data)
+            saved, record = await work(call, before, self._prepared, store, key, before, data)
             if record is not None and not await call(
                 store.replace, store.areplace, key, record, expected=before.revision
             ):
@@ -163,7 +171,7 @@ class Updates(State):
             if record is None:
                 self._saved = saved
             else:
-                self._keep(saved, self._has_login)
+                self._keep(store, saved, self._has_login)
             self._is_cleared = is_cleared
             return result
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")

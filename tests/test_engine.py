@@ -19,6 +19,7 @@ from freezegun import freeze_time
 
 from django_kvsessions import codec
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.saved import new_revision
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.memory import MemoryStore
@@ -857,3 +858,17 @@ def test_an_async_session_stays_on_the_event_loop(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(asyncio, "to_thread", no_thread)
     asyncio.run(main())
+
+
+def test_a_forked_process_chooses_other_revisions() -> None:
+    """Two that chose the same would take each other's write for their own."""
+    here = new_revision()
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, str(new_revision()).encode())
+        os._exit(0)
+    os.wait()
+    there = int(os.read(reader, 100))
+    os.close(reader)
+    os.close(writer)
+    assert len({here, there, new_revision()}) == 3

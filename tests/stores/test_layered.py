@@ -16,7 +16,6 @@ import pytest
 from django.conf import LazySettings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
 from django.test import override_settings
 
 from django_kvsessions.engine import SessionStore
@@ -733,6 +732,8 @@ def test_stores_are_asked_in_the_colour_of_the_call() -> None:
 @pytest.mark.each_django
 @pytest.mark.django_db(transaction=True)
 def test_a_rolled_back_write_is_not_served_from_the_cache(settings: LazySettings) -> None:
+    from django.db import transaction
+
     settings.SESSION_STORES = {
         "cache": {"BACKEND": "django_kvsessions.stores.memory.MemoryStore"},
         "store": {

@@ -46,7 +46,7 @@ def servers(
                 "OPTIONS['client'] brings connections and their settings along: leave out "
                 f"{', '.join(others)}."
             )
-        make_async = callable_of("async_client", async_client) if async_client else None
+        make_async = None if async_client is None else callable_of("async_client", async_client)
         name = f"client {client!r}" if isinstance(client, str) else "the client"
         return Given(name, callable_of("client", client), make_async), "OPTIONS['client']"
     if async_client is not None:
