@@ -116,11 +116,12 @@ class Journal:
                 return generation
         # Nothing there yet, or bytes that do not verify: a writer is in the middle of a
         # record, or died in it, or they are damaged. Under its lock one can tell.
-        token = no_waiting.set(no_waiting.get() or is_at_the_end(generation))
+        is_whole = is_at_the_end(generation)
+        token = no_waiting.set(no_waiting.get() or is_whole)
         try:
             generation = self.begin()
         except Busy:
-            if not is_at_the_end(generation):
+            if not is_whole:
                 raise
         else:
             self.end()
