@@ -265,6 +265,18 @@ def test_a_running_process_sees_what_is_behind_damage_at_once(
     reader.close()
 
 
+def test_a_process_that_meets_damage_waits_for_the_lock_to_see_behind_it(folder: Path) -> None:
+    ends = [8, *written(folder, range(20))]
+    data = bytearray((folder / "data").read_bytes())
+    data[ends[3] + 3] ^= 0xFF
+    (folder / "data").write_bytes(data)
+    with lock_held_elsewhere(folder) as holder:
+        reader = SemidbmStore(folder)
+        threading.Timer(0.3, holder.kill).start()
+        assert reader.load(key(19)) == record(19)
+        reader.close()
+
+
 def test_damage_does_not_bring_an_older_version_back(folder: Path) -> None:
     store = SemidbmStore(folder)
     store.create(key(1), record(1))
@@ -276,6 +288,114 @@ def test_damage_does_not_bring_an_older_version_back(folder: Path) -> None:
         file.seek(before + 80)
         file.write(b"\xff")
     assert set(held(folder)) == {key(2)}
+
+
+def logged(folder: Path, synced: int) -> tuple[list[dict[int, int | None]], list[int]]:
+    """Sessions that come, change and go; of the steps only the first are synced.
+
+    Returns what there was after each step, by number its revision, and where the log ended.
+    """
+    chance = random.Random(7)
+    states: list[dict[int, int | None]] = [{}]
+    ends = [8]
+    store = SemidbmStore(folder, durability="process")
+    for step in range(90):
+        if step == synced:
+            store.close()
+            store = SemidbmStore(folder)
+            store.touch(key(0), LATER)
+            store.close()  # which syncs
+            ends[-1] = (folder / "data").stat().st_size
+            store = SemidbmStore(folder, durability="process")
+        state, number = dict(states[-1]), step if step < 15 else chance.randrange(15)
+        if state.get(number) is None:
+            assert store.create(key(number), record(step, size=100))
+            state[number] = step
+        elif number and chance.random() < 0.3:
+            assert store.delete(key(number))
+            state[number] = None
+        else:
+            assert store.replace(key(number), record(step, size=100))
+            state[number] = step
+        states.append(state)
+        ends.append((folder / "data").stat().st_size)
+    store.close()
+    return states, ends
+
+
+def revisions(folder: Path) -> dict[int, int]:
+    """What three processes find that come one after another; the second one writes and syncs."""
+    found = []
+    for _ in range(3):
+        store = SemidbmStore(folder)
+        loaded = {number: store.load(key(number)) for number in range(15)}
+        found.append({n: one.revision for n, one in loaded.items() if one is not None})
+        if len(found) == 2:
+            store.create(key(99), record(99))
+        store.close()
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_a_power_cut_tears_gives_back_what_was_synced_before(seed: int, folder: Path) -> None:
+    synced = 60
+    states, ends = logged(folder, synced)
+    data = bytearray((folder / "data").read_bytes())
+    chance = random.Random(seed)
+    size = chance.choice([64, 512, 4096])
+    blocks = [(at, min(at + size, len(data))) for at in range(ends[synced], len(data), size)]
+    for start, end in chance.sample(blocks, chance.randint(1, len(blocks))):
+        lost = end - start
+        data[start:end] = bytes(lost) if chance.random() < 0.5 else chance.randbytes(lost)
+    if chance.random() < 0.3:
+        del data[chance.randint(ends[synced], len(data)) :]
+    (folder / "data").write_bytes(data)
+    found = revisions(folder)
+    for number in range(15):
+        # As it was at the sync, or at any moment after it.
+        assert found.get(number) in {state.get(number) for state in states[synced:]}, number
+
+
+def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which would make another file of it.
+    monkeypatch.setattr(compaction.Compaction, "soon", lambda self: None)
+    states, ends = logged(folder, 89)
+    data = (folder / "data").read_bytes()
+    note = (folder / "synced").read_bytes()
+    chance = random.Random(5)
+    for position in range(8, ends[89], 7):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << chance.randrange(8)
+        # In place, for a copy is not the file that was synced.
+        (folder / "data").write_bytes(flipped)
+        (folder / "synced").write_bytes(note)
+        found = revisions(folder)
+        hit = [n for n in range(15) if found.get(n) != states[-1].get(n)]
+        assert len(hit) <= 1, position
+        assert not hit or hit[0] not in found, position
+
+
+def test_a_block_that_is_lost_of_what_was_synced_costs_no_session_outside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction.Compaction, "soon", lambda self: None)
+    states, ends = logged(folder, 89)
+    data, note = (folder / "data").read_bytes(), (folder / "synced").read_bytes()
+    for start in range(512, ends[89], 512):
+        damaged = bytearray(data)
+        damaged[start : start + 512] = bytes(len(damaged[start : start + 512]))
+        (folder / "data").write_bytes(damaged)
+        (folder / "synced").write_bytes(note)
+        hit = [step for step in range(90) if ends[step] < start + 512 and ends[step + 1] > start]
+        found = revisions(folder)
+        for number in range(15):
+            changes = [n for n in hit if states[n].get(number) != states[n + 1].get(number)]
+            later = [states[n].get(number) for n in range(hit[-1] + 1, 91)]
+            if not changes or len(set(later)) > 1:
+                assert found.get(number) == states[-1].get(number), (start, number)
 
 
 def test_a_record_damaged_under_a_running_process_reads_as_none(
@@ -791,23 +911,36 @@ def test_writers_at_once_share_a_sync(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_at_interval_a_write_is_synced_within_a_second_and_not_by_the_writer(
-    folder: Path, syncs: list[float]
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    synced: list[tuple[float, float]] = []
+    sync, writer = os.fdatasync, threading.get_ident()
+
+    def slow(descriptor: int) -> None:
+        assert threading.get_ident() != writer
+        start = time.monotonic()
+        time.sleep(0.3)  # as on a disk that is busy
+        sync(descriptor)
+        synced.append((start, time.monotonic()))
+
     store = SemidbmStore(folder)
     store.create(key(0), record(0))
-    syncs.clear()
-    start = time.monotonic()
-    writes = 0
-    while time.monotonic() < start + 2.2:
-        store.create(key(1 + writes), record(1))
-        writes += 1
-        assert not [moment for moment in syncs if moment < start + 0.5]
+    monkeypatch.setattr(os, "fdatasync", slow)
+    writes: list[float] = []
+    while len(writes) < 200:
+        store.create(key(1 + len(writes)), record(1))
+        writes.append(time.monotonic())
         time.sleep(0.01)
-    last = time.monotonic()
-    time.sleep(1.2)
-    assert writes > 20
-    assert 2 <= len(syncs) <= 4
-    assert syncs[-1] > last
+    wait_until(lambda: bool(synced) and synced[-1][0] > writes[-1], 10)
+    waits = sorted(
+        next(end for start, end in synced if start >= moment) - moment for moment in writes
+    )
+    # With some patience for the threads of a machine that has much else to do.
+    assert waits[-1] < 1.5
+    assert waits[len(waits) * 9 // 10] < 1.2
+    # And not all the time.
+    assert len(synced) <= 2 + (synced[-1][1] - writes[0]) / 0.5
+    monkeypatch.undo()
     store.close()
 
 

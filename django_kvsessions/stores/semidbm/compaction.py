@@ -23,7 +23,7 @@ from django_kvsessions.stores.semidbm.generation import (
 )
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm.recovery import set_aside
+from django_kvsessions.stores.semidbm.recovery import note_synced, set_aside
 from django_kvsessions.stores.semidbm.succession import Succession, write_succession
 
 __all__ = ["Compaction"]
@@ -36,6 +36,8 @@ REPLACED = b"\0"
 COMPACTION_PAUSE = 5.0
 #: How much may be left to copy when a compaction takes the writer's lock.
 SHORT_TAIL = 64 * 1024
+#: How much is copied at most between two syncs: those of the writers wait for the disk too.
+SYNC_AFTER = 4 * 1024 * 1024
 
 
 class Compaction:
@@ -124,6 +126,7 @@ class Compaction:
             generation.log.append(REPLACED)
             os.rename(path, journal.data_path)
             sync_folder(journal.path)
+            note_synced(new, new.size(), journal.path)
         finally:
             journal.end()
 
@@ -131,7 +134,7 @@ class Compaction:
         log, index = generation.log, generation.index
         position = len(logfile.FILE_HEADER)
         limit = live_from()
-        buffer = bytearray()
+        buffer, synced = bytearray(), 0
         while position < stop:
             for key, start, end, size, _ in logfile.read_log(log, position, stop):
                 position = end
@@ -142,6 +145,9 @@ class Compaction:
                     if len(buffer) > 256 * 1024:
                         new.append(bytes(buffer))
                         buffer.clear()
+                        if new.size() > synced + SYNC_AFTER:
+                            new.sync()
+                            synced = new.size()
                         time.sleep(0.0005)  # the other threads' turn
             if position < stop:
                 found = logfile.find_record(log, position + 1, stop) or stop
@@ -159,5 +165,8 @@ def copy_tail(log: LogFile, new: LogFile, start: int, stop: int) -> int:
             # first pass may have found this key deleted already.
             buffer += logfile.put_nothing(key)
         buffer += log.read(end - position, position)
+        start = end
+    if start != stop:
+        raise OSError(f"the log is damaged at {start}, where it was written a moment ago")
     new.append(bytes(buffer))
     return stop

@@ -105,6 +105,17 @@ class Generation:
             | self.flag
         )
 
+    def whereabouts(self, entry: int) -> tuple[int, int]:
+        """Where the record of an entry starts in its file, and the size of its value."""
+        place = entry & PLACE_MASK
+        return place >> START_SHIFT, place >> SIZE_SHIFT & SIZE_MASK
+
+    def moved_to(self, entry: int, start: int) -> int:
+        """The entry of a record that was copied to ``start`` of the current file."""
+        size = entry >> SIZE_SHIFT & SIZE_MASK
+        expiry = entry >> EXPIRY_SHIFT << EXPIRY_SHIFT
+        return expiry | start << START_SHIFT | size << SIZE_SHIFT | self.flag
+
     def load(self, key: bytes) -> Record | None:
         """A live record, as of now. ``Unreadable`` where it is not what the index says."""
         entry = self.index.get(key)

@@ -21,7 +21,7 @@ from django_kvsessions.stores.process import forks, locks
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm.recovery import repair
+from django_kvsessions.stores.semidbm.recovery import is_at_the_end, repair
 from django_kvsessions.stores.semidbm.succession import move, succeed
 
 __all__ = ["Busy", "Journal", "no_waiting"]
@@ -101,10 +101,7 @@ class Journal:
         clock = time.monotonic()
         if clock < self._next_look:
             return True
-        try:
-            if os.stat(self.data_path).st_ino != generation.log.inode:
-                return False
-        except FileNotFoundError:
+        if not generation.log.is_at(self.data_path):
             return False
         self._next_look = clock + LOOK_INTERVAL
         return True
@@ -117,18 +114,20 @@ class Journal:
             generation = self._follow()
             if generation is not None and generation.log.size() <= generation.end:
                 return generation
-        # Nothing there yet, or bytes that do not verify: a writer is in the
-        # middle of a record, or died in it. Under its lock one can tell.
-        token = no_waiting.set(no_waiting.get() or generation is not None)
+        # Nothing there yet, or bytes that do not verify: a writer is in the middle of a
+        # record, or died in it, or they are damaged. Under its lock one can tell.
+        is_whole = is_at_the_end(generation)
+        token = no_waiting.set(no_waiting.get() or is_whole)
         try:
             generation = self.begin()
         except Busy:
-            if generation is None:
+            if not is_whole:
                 raise
         else:
             self.end()
         finally:
             no_waiting.reset(token)
+        assert generation is not None
         return generation
 
     def _keeps_up(self, generation: Generation) -> bool:

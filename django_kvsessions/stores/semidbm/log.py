@@ -28,7 +28,8 @@ _SIZES = struct.Struct(">ii")
 _VALUE = struct.Struct(">dQB")
 _KEY_AND_VALUE = struct.Struct(f">{KEY_SIZE}sdQB")
 _CRC = struct.Struct(">I")
-_KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
+#: How each record begins.
+KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
 _CHUNK = 256 * 1024
 
 #: The least and the most that a value takes besides the record's data.
@@ -44,10 +45,19 @@ class LogFile:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.inode = os.fstat(descriptor).st_ino
+        status = os.fstat(descriptor)
+        self.inode = status.st_ino
+        self.identity = status.st_dev, status.st_ino
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+
+    def is_at(self, path: str) -> bool:
+        """Whether the path still names this file."""
+        try:
+            return os.stat(path).st_ino == self.inode
+        except FileNotFoundError:
+            return False
 
     def size(self) -> int:
         # A quarter of what fstat takes. Nobody uses the offset that it moves.
@@ -169,19 +179,13 @@ def find_record(log: LogFile, start: int, stop: int) -> int | None:
     """Where the first record after ``start`` begins that verifies; ``None`` if none does."""
     while start < stop:
         data = log.read(min(_CHUNK, stop - start), start)
-        found = data.find(_KEY_SIZE_BYTES)
+        found = data.find(KEY_SIZE_BYTES)
         while found >= 0:
             if next(read_log(log, start + found, stop, 4096), None) is not None:
                 return start + found
-            found = data.find(_KEY_SIZE_BYTES, found + 1)
+            found = data.find(KEY_SIZE_BYTES, found + 1)
         if start + len(data) >= stop:
             return None
         # The pattern may lie across the edge of what was read.
-        start += len(data) - len(_KEY_SIZE_BYTES) + 1
+        start += len(data) - len(KEY_SIZE_BYTES) + 1
     return None
-
-
-def damaged_key(log: LogFile, start: int) -> bytes:
-    """What a damaged record still says of its key; empty where it says nothing."""
-    head = log.read(8 + KEY_SIZE, start)
-    return head[8:] if head.startswith(_KEY_SIZE_BYTES) else b""

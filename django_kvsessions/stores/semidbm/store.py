@@ -8,8 +8,8 @@ index over bit by bit, so that nobody stops for it.
 
 The files in the folder: ``data`` (the log, as semidbm writes it), ``lock``,
 ``compaction.lock``, ``compaction`` (how the last compaction's file follows from
-its predecessor), ``data.new`` (a compaction under way) and ``quarantine``
-(bytes that did not verify, set aside).
+its predecessor), ``data.new`` (a compaction under way), ``synced`` (how much of the
+log was on disk for sure) and ``quarantine`` (bytes that did not verify, set aside).
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ class SemidbmStore(Store):
     @reports_os_errors
     def close(self) -> None:
         generation = self._journal.close()
-        if generation is not None and self._syncer.unsynced.is_set():
-            generation.log.sync()
+        if generation is not None:
+            self._syncer.sync_at_close(generation)
 
     async def aload(self, key: bytes) -> Record | None:
         # The first use in a process parses the whole log.

@@ -9,13 +9,15 @@ import time
 from django_kvsessions.stores.semidbm.generation import Generation
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
+from django_kvsessions.stores.semidbm.recovery import note_synced
 
 __all__ = ["Syncer"]
 
 logger = logging.getLogger("django_kvsessions")
 
-#: Seconds that an acknowledged write may stay unsynced with durability "interval".
-SYNC_INTERVAL = 1.0
+#: Seconds that an acknowledged write waits for its sync with durability "interval". What is
+#: left of a second is for the sync itself.
+SYNC_INTERVAL = 0.5
 #: Seconds without a write after which the syncing thread ends.
 IDLE_SYNCER = 10.0
 
@@ -29,6 +31,7 @@ class Syncer:
         self.unsynced = threading.Event()
         self._syncing = threading.Lock()
         self._synced: tuple[LogFile | None, int] = (None, 0)
+        self._since = 0.0
         self._thread: threading.Thread | None = None
 
     def sync(self, generation: Generation) -> None:
@@ -37,13 +40,12 @@ class Syncer:
         with self._syncing:
             if self._synced[0] is log and self._synced[1] >= end:
                 return
-            end = generation.end
-            log.sync()
-            self._synced = (log, end)
+            self._synced = log, self._sync_log(generation)
 
     def sync_soon(self) -> None:
-        """Within SYNC_INTERVAL seconds, by a thread."""
+        """SYNC_INTERVAL seconds later, by a thread."""
         with self._syncing:
+            self._since = time.monotonic()
             self.unsynced.set()
             if self._thread is None:
                 self._thread = self._journal.start("sync", self._run)
@@ -51,7 +53,8 @@ class Syncer:
     def _run(self) -> None:
         while True:
             if self.unsynced.wait(IDLE_SYNCER):
-                time.sleep(SYNC_INTERVAL * 0.9)
+                # Not since the last sync has ended, which may have taken long.
+                time.sleep(max(0.0, self._since + SYNC_INTERVAL - time.monotonic()))
                 self.unsynced.clear()
                 self._sync_now()
             else:
@@ -60,10 +63,23 @@ class Syncer:
                         self._thread = None
                         return
 
+    def sync_at_close(self, generation: Generation) -> None:
+        if self.unsynced.is_set():
+            self._sync_log(generation)
+
+    def _sync_log(self, generation: Generation) -> int:
+        # All that is parsed is whole in the log.
+        end = generation.end
+        generation.log.sync()
+        # Not of a log that another process has replaced a moment ago.
+        if generation.log.is_at(self._journal.data_path):
+            note_synced(generation.log, end, self._journal.path)
+        return end
+
     def _sync_now(self) -> None:
         generation = self._journal.generation
         if generation is not None:
             try:
-                generation.log.sync()
+                self._sync_log(generation)
             except OSError:
                 logger.exception("Syncing %s failed.", self._journal.data_path)
