@@ -263,6 +263,24 @@ def test_a_repeated_login_starts_a_new_id_and_a_new_life(
         assert session.session.session_key == again
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+def test_a_login_after_a_change_of_the_password_starts_a_new_id_too(
+    middleware: str, settings: LazySettings
+) -> None:
+    settings.MIDDLEWARE = [middleware]
+    user, client = User.objects.create_user("alice", password="first"), Client()
+    keys = set()
+    for password in ("first", "first", "second"):
+        user.set_password(password)
+        user.save()
+        assert client.login(username="alice", password=password)
+        keys.add(client.session.session_key)
+    assert len(keys) == 3
+    # And only the last of them opens anything.
+    assert [bool(stored(key)) for key in keys].count(True) == 1
+
+
 def test_an_ended_session_is_not_carried_on_though_its_user_was_removed_too(
     opened: Callable[..., Calls],
 ) -> None:
