@@ -196,6 +196,8 @@ urlpatterns = [path("sync/<str:name>", view), path("async/<str:name>", aview)]
 class Seen(NamedTuple):
     """What a browser sees of a response; ids are named by their order of appearance."""
 
+    #: Which id the visitor came with.
+    held: str
     status: int
     body: str
     cookie: str
@@ -219,6 +221,8 @@ class Visitor:
         self.name(session_key)
 
     def ask(self, name: str) -> Seen:
+        came = self.client.cookies.get("sessionid")
+        held = self.name(came.value) if came is not None and came.value else "none"
         if self.is_async:
             response = asyncio.run(self.client.get(f"/async/{name}"))
         else:
@@ -234,6 +238,7 @@ class Visitor:
         if response.status_code == 400:
             response.content = b""
         return Seen(
+            held,
             response.status_code,
             response.content.decode(),
             cookie,
@@ -369,7 +374,7 @@ def explained(
     action = actions[step]
     if action == "change-elsewhere-write" and "'other'" in ours.stored:
         return "Django loses the other request's change."
-    is_old = theirs.cookie.startswith("id 0 ")
+    is_old = theirs.cookie.startswith(f"{theirs.held} for")
     if middleware == OURS and is_old and ours == theirs._replace(cookie="not sent", vary=ours.vary):
         return "The package's middleware sends a cookie again only when it is due."
     if action == "login" and "_auth_user_id" in ours.stored and theirs.status == ours.status == 200:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from zlib import crc32
 
 from semidbm.loaders import _DELETED as DELETED
@@ -50,7 +51,9 @@ class LogFile:
         self.identity = status.st_dev, status.st_ino
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        # Whatever the system says of it, the descriptor is gone.
+        with suppress(OSError):
+            os.close(self.descriptor)
 
     def is_at(self, path: str) -> bool:
         """Whether the path still names this file."""
