@@ -36,8 +36,9 @@ T = TypeVar("T")
 CREATE_ATTEMPTS = 100
 # Of any number of requests that change one session at once, one succeeds in each round.
 ATTEMPTS = 1000
-#: Seconds, beside what the attempts take themselves.
+#: Seconds between two attempts, and for each byte about as many as it takes to merge and store it.
 LONGEST_PAUSE = 0.05
+PER_BYTE = 2e-7
 
 
 class Updates(State):
@@ -77,7 +78,6 @@ class Updates(State):
 
     async def _update(self, call: Colour) -> None:
         """Store what has changed, and touch what has not; merge where others were faster."""
-        started = time.monotonic()
         store = self.store
         for attempt in range(ATTEMPTS):
             key, former = self._key, self._saved
@@ -105,7 +105,7 @@ class Updates(State):
                 if found[0].revision == former.revision:
                     return
             await self._rebase(call, saved.payload, found)
-            await pause(call, attempt, started)
+            await pause(call, attempt, saved)
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
     def _prepared(
@@ -153,7 +153,7 @@ class Updates(State):
             take_over(self._session, data)
             await self._create(call)
             return result
-        store, started = self.store, time.monotonic()
+        store = self.store
         for attempt in range(ATTEMPTS):
             before, data = await self._catch_up(call)
             if self._saved is not None:
@@ -165,7 +165,7 @@ class Updates(State):
             if record is not None and not await call(
                 store.replace, store.areplace, key, record, expected=before.revision
             ):
-                await pause(call, attempt, started)
+                await pause(call, attempt, saved)
                 continue
             await work(call, saved, self._adopt, before.payload, data)
             is_cleared = self._is_cleared or self._saved is None
@@ -242,10 +242,9 @@ async def work(
     return await call(function, in_thread(function), *args, **kwargs)
 
 
-async def pause(call: Colour, attempt: int, started: float) -> None:
+async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     """Wait after an attempt that lost a race, the longer the more each of them costs."""
-    cost = (time.monotonic() - started) / (attempt + 1)
-    longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) + cost * min(attempt, 10)
+    longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) + len(saved.payload) * PER_BYTE
     await call(time.sleep, asleep, random.uniform(0, longest))
 
 
