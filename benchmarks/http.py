@@ -115,6 +115,8 @@ def race(port: int, steps: int) -> Result:
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             acknowledged = sum(pool.map(racer, range(CLIENTS)))
+        # The server has closed a connection that was idle for the whole race.
+        first.close()
         status, body = first.get("/race/result")
     if status != 200:
         raise RuntimeError(f"/race/result answered {status}.")

@@ -36,9 +36,9 @@ T = TypeVar("T")
 CREATE_ATTEMPTS = 100
 # Of any number of requests that change one session at once, one succeeds in each round.
 ATTEMPTS = 1000
-#: Seconds between two attempts, and for each byte about as many as it takes to merge and store it.
+#: Seconds between two attempts on a small session, and how much more it is for each byte.
 LONGEST_PAUSE = 0.05
-PER_BYTE = 2e-7
+PER_BYTE = 1e-4
 
 
 class Updates(State):
@@ -244,7 +244,9 @@ async def work(
 
 async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     """Wait after an attempt that lost a race, the longer the more each of them costs."""
-    longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) + len(saved.payload) * PER_BYTE
+    longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) * (
+        1 + len(saved.payload) * PER_BYTE
+    )
     await call(time.sleep, asleep, random.uniform(0, longest))
 
 
