@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 import pytest
 
 from testservers import Missing, Server
 
-__all__ = ["missing", "serve"]
+__all__ = ["driver", "missing", "serve"]
 
 
 def missing(reason: object) -> NoReturn:
@@ -18,6 +19,14 @@ def missing(reason: object) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(str(reason))
     pytest.skip(str(reason))
+
+
+def driver(name: str) -> Any:
+    """A driver's module, by the same rule."""
+    try:
+        return import_module(name)
+    except ImportError:
+        missing(f"{name} is not installed: pip install {name}")
 
 
 def serve(make: Callable[[], Server]) -> Iterator[Server]:
