@@ -36,7 +36,7 @@ from django_kvsessions.stores.redis import RedisStore
 from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
 from django_kvsessions.testing.cuts import Cut
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
-from tests.support.servers import driver, serve
+from tests.support.servers import require_driver, serve
 from tests.support.servers_redis import cluster, redis, valkey
 from testservers import Server, free_port
 from testservers.redis import command, redis_server, valkey_server
@@ -972,7 +972,7 @@ class TestClients:
         self.use(RedisStore(url(server), protocol=3, prefix=uuid.uuid4().hex))
 
     def test_clients_of_valkey_py(self, valkey: Server) -> None:
-        of_valkey = driver("valkey")
+        of_valkey = require_driver("valkey")
         options = {"port": valkey.port}
         with of_valkey.Valkey(**options) as client:
             for given in (client, client.connection_pool):
@@ -989,7 +989,7 @@ class TestClients:
                 call()
 
     def test_a_server_that_forgot_the_scripts_of_a_valkey_client(self, valkey: Server) -> None:
-        of_valkey = driver("valkey")
+        of_valkey = require_driver("valkey")
         with of_valkey.Valkey(port=valkey.port) as client:
             store = RedisStore(client=lambda: client, prefix=uuid.uuid4().hex)
             assert store.create(KEY, record(owner=ALICE))

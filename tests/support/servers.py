@@ -11,7 +11,7 @@ import pytest
 
 from testservers import Missing, Server
 
-__all__ = ["driver", "missing", "serve"]
+__all__ = ["missing", "require_driver", "serve"]
 
 
 def missing(reason: object) -> NoReturn:
@@ -21,7 +21,7 @@ def missing(reason: object) -> NoReturn:
     pytest.skip(str(reason))
 
 
-def driver(name: str) -> Any:
+def require_driver(name: str) -> Any:
     """A driver's module, by the same rule."""
     try:
         return import_module(name)
