@@ -263,6 +263,21 @@ def test_a_repeated_login_starts_a_new_id_and_a_new_life(
         assert session.session.session_key == again
 
 
+def test_a_repeated_login_that_another_request_overtakes_loses_no_change(
+    opened: Callable[..., Calls],
+) -> None:
+    key = saved(_auth_user_id="1", a=1)
+    login, other = opened(key), SessionStore(key)
+    assert login.get("a") == other.get("a") == 1
+    other.cycle_key()
+    login.session["_auth_user_id"] = "1"
+    login.session["mine"] = 1
+    login.save()
+    assert stored(other.session_key) == {"_auth_user_id": "1", "a": 1, "mine": 1}
+    assert login.session.leaves_cookie
+    assert stores["default"].stats().live == 2  # it and the notice
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("middleware", [OURS, DJANGOS])
 def test_a_login_after_a_change_of_the_password_starts_a_new_id_too(
