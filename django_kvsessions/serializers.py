@@ -154,6 +154,7 @@ def _pack(
     # A packer of its own is as fast as a shared one, which threads would mix up.
     # With buffers of the default size, 256 KiB, two at a time take ten times as long.
     packer = Packer(default=encode, strict_types=True, unicode_errors=unicode_errors, buf_size=4096)
+    # msgpack has no types.
     return packer.pack(value)  # type: ignore[no-any-return]
 
 

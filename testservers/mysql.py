@@ -85,11 +85,11 @@ class MariaDBServer(Server):
         run(install, self.folder)
         create = [self.server_binary, "--no-defaults", *self.user, f"--datadir={self.data}"]
         create += ["--bootstrap", "--innodb-log-file-size=8M"]
-        run(create, self.folder, input=b"CREATE DATABASE test;\n")
+        run(create, self.folder, script=b"CREATE DATABASE test;\n")
 
 
-def run(command: list[str], folder: Path, input: bytes = b"") -> None:  # noqa: A002
-    done = subprocess.run(command, input=input, capture_output=True, cwd=folder, check=False)
+def run(command: list[str], folder: Path, script: bytes = b"") -> None:
+    done = subprocess.run(command, input=script, capture_output=True, cwd=folder, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
         raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said}")

@@ -74,7 +74,7 @@ class Traffic:
         await self.rotate_secret_key()
         await self.wait_for(1 / 3)
         # Those that came with the new key may be answering their first requests only now.
-        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110
+        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110 (as below)
             await asyncio.sleep(0.01)
         await self.wait_for(2 / 3)
         await self.clear()

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Last: the package is the one that is installed, and not the tree's.
 sys.path.append(str(ROOT))
 
-from testservers import free_port  # noqa: E402
-from testservers.registry import STORES, Entry, settings_of  # noqa: E402
+from testservers import free_port  # noqa: E402 (after the path)
+from testservers.registry import STORES, Entry, settings_of  # noqa: E402 (after the path)
 
 
 def is_embedded(entry: Entry) -> bool:

@@ -210,7 +210,7 @@ class TestSentinel:
     def sentinel(self, pair: tuple[Server, Server]) -> Iterator[Server]:
         for sentinel in serve(partial(sentinel_server, pair[0], "mymaster")):
             # It has to hear of the replica before it can promote it.
-            until(lambda: b"slaves=1" in command(sentinel.port, "INFO sentinel"))  # noqa: B023
+            until(lambda: b"slaves=1" in command(sentinel.port, "INFO sentinel"))  # noqa: B023 (called at once)
             yield sentinel
 
     @pytest.fixture
@@ -246,7 +246,7 @@ class TestSentinel:
         with asking.in_colour(colour):
             until(lambda: asking.answered > 10)
             getattr(primary, how)()
-            until(lambda: b"role:master" in command(replica.port, "INFO replication"))
+            until(lambda: has_role("master", replica))
             seen = asking.answered
             until(lambda: asking.answered > seen + 10)
         assert asking.absent == 0

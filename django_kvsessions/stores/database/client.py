@@ -6,6 +6,7 @@ import select
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -38,7 +39,9 @@ DEAD_CONNECTIONS = 1000
 
 # By alias, what the last write of this thread or task went into. asgiref carries it over from
 # the threads that async methods run in.
-_provisional: ContextVar[Mapping[str, Provisional]] = ContextVar("provisional", default={})  # noqa: B039
+_provisional: ContextVar[Mapping[str, Provisional]] = ContextVar(
+    "provisional", default=MappingProxyType({})
+)
 
 
 class Part(Provisional):

@@ -20,6 +20,7 @@ from django_kvsessions.stores.database.table import COLUMNS, Table
 __all__ = ["BytesField", "columns_of", "make", "missing_columns", "record_model", "statements"]
 
 
+# Generic to the type checker alone.
 class BytesField(models.BinaryField):  # type: ignore[type-arg]
     """Few bytes, of a type that each database can index."""
 
@@ -67,7 +68,7 @@ def columns_of(connection: BaseDatabaseWrapper, quoted: str) -> list[str] | None
     """The names of a table's columns; ``None`` where there is no table."""
     try:
         with undoable(connection), connection.cursor() as cursor:
-            cursor.execute(f"SELECT * FROM {quoted} WHERE 1 = 0")  # noqa: S608
+            cursor.execute(f"SELECT * FROM {quoted} WHERE 1 = 0")  # noqa: S608 (quoted)
             return [column[0].lower() for column in cursor.description]
     except Error as error:
         if is_missing_table(error):

@@ -212,5 +212,6 @@ class _Open:
 
 
 class _AsyncOpen(_Open):
+    # The same in the other colour, as ``Clients`` has it.
     async def close(self) -> None:  # type: ignore[override]
         await self.client._firestore_api.transport.close()

@@ -198,7 +198,8 @@ class Sentinels(Primary):
                 continue
             if is_primary(role):
                 # The next question is not for one that is out of reach.
-                self._sentinels.sort(key=lambda each, first=sentinel: each is not first)  # type: ignore[misc]
+                others = [each for each in self._sentinels if each is not sentinel]
+                self._sentinels = [sentinel, *others]
                 return node, role
         if unknown and not named:
             raise StoreUnavailable(

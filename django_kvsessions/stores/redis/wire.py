@@ -34,7 +34,7 @@ class Wire:
         options: dict[str, Any],
     ) -> None:
         try:
-            import redis  # noqa: F401
+            import redis  # noqa: F401 (whether it is there)
         except ImportError as error:
             raise ImproperlyConfigured(
                 "RedisStore needs redis-py: pip install django-kvsessions[redis]"
