@@ -387,7 +387,7 @@ class TestCluster:
         with there.in_colour(colour, others=(lost,)):
             until(lambda: lost.answered > 10)
             getattr(nodes[0], how)()
-            until(lambda: b"role:master" in command(nodes[3].port, "INFO replication"))
+            until(lambda: has_role("master", nodes[3]))
             seen = lost.answered
             until(lambda: lost.answered > seen + 10)
         assert (there.failed, there.absent, lost.absent) == (0, 0, 0)
