@@ -34,7 +34,6 @@ from django_kvsessions.stores.semidbm import (
     compaction,
     generation,
     journal,
-    succession,
     syncing,
 )
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance, wait_until
@@ -104,7 +103,6 @@ class AlwaysCompacting(SemidbmStore):
 def always_compacting(folder: Path) -> SemidbmStore:
     generation.GARBAGE_FLOOR = 0
     compaction.COMPACTION_PAUSE = 0.05
-    succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
 
 
@@ -120,7 +118,6 @@ class TestUnderStress(Processes):
         # What ``always_compacting`` changes is put back after the test.
         monkeypatch.setattr(generation, "GARBAGE_FLOOR", generation.GARBAGE_FLOOR)
         monkeypatch.setattr(compaction, "COMPACTION_PAUSE", compaction.COMPACTION_PAUSE)
-        monkeypatch.setattr(succession, "MOVE_BATCH", succession.MOVE_BATCH)
         return partial(always_compacting, folder)
 
 
@@ -589,7 +586,6 @@ def test_a_second_compaction_may_come_before_the_first_is_followed(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = SemidbmStore(folder)
-    monkeypatch.setattr(succession, "MOVE_BATCH", 1)
     for number in range(2000):
         store.create(key(number), record(number))
     assert slow.load(key(1)) == record(1)

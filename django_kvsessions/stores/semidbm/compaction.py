@@ -1,7 +1,7 @@
-"""Rewriting a log without its garbage, while readers and writers go on.
+"""Rewriting a log without its garbage, or its index larger, while readers and writers go on.
 
-The live records go to a new file, which is renamed into the log's place; the
-other processes go on from where it ends, so that nobody stops for it.
+What is live goes to new files, then what was written meanwhile until little of that is left;
+under the writer's lock the last of it, and the new files take the places of the former ones.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ import logging
 import os
 import threading
 import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout, sync_folder
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.generation import (
-    PLACE_MASK,
-    SIZE_SHIFT,
-    START_SHIFT,
-    Generation,
-    live_from,
-)
+from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Generation
+from django_kvsessions.stores.semidbm.index import Unsure, depth_for, slot, unpack_slot
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm.recovery import note_synced, set_aside
-from django_kvsessions.stores.semidbm.succession import Succession, write_succession
 
 __all__ = ["Compaction"]
 
@@ -38,6 +35,8 @@ COMPACTION_PAUSE = 5.0
 SHORT_TAIL = 64 * 1024
 #: How much is copied at most between two syncs: those of the writers wait for the disk too.
 SYNC_AFTER = 4 * 1024 * 1024
+#: Slots after which the other threads have their turn.
+TURN = 1000
 
 
 class Compaction:
@@ -47,27 +46,39 @@ class Compaction:
         self._journal = journal
         self._file_lock = FileLock(os.path.join(journal.path, "compaction.lock"))
         self._compacting = threading.Lock()
+        self._thread: threading.Thread | None = None
         self._next = 0.0
 
     def close(self) -> None:
         self._file_lock.close()
 
-    def soon(self) -> None:
+    def soon(self, generation: Generation) -> None:
         """In the background, where it pays and one has not just been tried."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + COMPACTION_PAUSE
-            self._journal.start("compact", self._run_in_background)
+        due = time.monotonic() >= self._next
+        if (due or generation.crowded) and (self._thread is None or not self._thread.is_alive()):
+            if due:
+                self._next = time.monotonic() + COMPACTION_PAUSE
+            self._thread = self._journal.start("compact", self._run_in_background, due)
 
-    def _run_in_background(self) -> None:
+    def _run_in_background(self, due: bool) -> None:
         try:
-            if self._journal.current().needs_compaction():
+            generation = self._journal.current()
+            is_crowded, generation.crowded = generation.crowded, False
+            if is_crowded and generation.is_crowded():
+                self._alone(self._grow)
+            elif due and generation.needs_compaction():
                 self.run()
+        except Unsure:
+            pass  # Another process was faster.
         except Exception:
             path = self._journal.data_path
             logger.exception("Compacting %s failed; it will be tried again.", path)
 
     def run(self) -> bool:
         """``False`` where one is under way already."""
+        return self._alone(self._compact)
+
+    def _alone(self, function: Callable[[], None]) -> bool:
         if not self._compacting.acquire(blocking=False):
             return False
         try:
@@ -76,84 +87,173 @@ class Compaction:
             except LockTimeout:
                 return False
             try:
-                self._compact()
+                function()
             finally:
                 self._file_lock.release()
         finally:
             self._compacting.release()
         return True
 
+    def _start(self) -> tuple[Generation, int]:
+        """What there is, and up to where its index has the log for sure."""
+        generation = self._journal.begin()
+        try:
+            return generation, generation.end
+        finally:
+            self._journal.end()
+
+    def _follow(self, former: Generation, end: int, copy: Callable[[int], None]) -> None:
+        """Copy what is written meanwhile. Returns with the writer's lock held."""
+        now, stop = self._start()
+        while now is former and stop - end > SHORT_TAIL:
+            copy(stop)
+            end = stop
+            now, stop = self._start()
+        now = self._journal.begin()
+        try:
+            if now is not former:
+                raise OSError(f"{self._journal.path} was replaced during a compaction")
+            copy(former.end)
+        except BaseException:
+            self._journal.end()
+            raise
+
+    def _publish(self, former: Generation, new: Generation) -> None:
+        """With the writer's lock, and all in the new index."""
+        journal = self._journal
+        # Whoever reads the former one from now on waits until the new one is there.
+        former.index.retire()
+        os.rename(journal.index_path + ".new", journal.index_path)
+        journal.use(new)
+
+    def _grow(self) -> None:
+        former, end = self._start()
+        index = former.index
+        depth = index.depth + (1 if index.depth >= 12 else 3)
+        new = Generation(
+            former.log, index.rewritten(self._journal.new_index(), index.log, depth, Pace())
+        )
+        new.compact_from = new.index.compact_from = former.compact_from
+        new.end = end
+        self._follow(former, end, new.take_in)
+        try:
+            self._publish(former, new)
+        finally:
+            self._journal.end()
+
     def _compact(self) -> None:
-        generation = self._journal.moved()
         path = os.path.join(self._journal.path, "data.new")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # left by a compaction that was killed
         try:
-            self._compact_into(path, generation)
+            self._compact_into(path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             raise
         self._next = 0.0
-        self._journal.current()
 
-    def _compact_into(self, path: str, generation: Generation) -> None:
+    def _compact_into(self, path: str) -> None:
         journal = self._journal
-        new = LogFile(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))
-        former = os.fstat(generation.log.descriptor)
-        os.fchmod(new.descriptor, former.st_mode & 0o777)
+        former, end = self._start()
+        log = LogFile(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))
+        status = os.fstat(former.log.descriptor)
+        os.fchmod(log.descriptor, status.st_mode & 0o777)
         if os.geteuid() == 0:
-            os.fchown(new.descriptor, former.st_uid, former.st_gid)
-        new.append(logfile.FILE_HEADER)
-        position = generation.end
-        self._copy_live(generation, new, position)
-        copied_end = new.size()
-        new.sync()
-        # What was written meanwhile, until little is left to do under the lock.
-        while (end := journal.current().end) - position > SHORT_TAIL:
-            position = copy_tail(generation.log, new, position, end)
-            new.sync()
-        current = journal.begin()
+            os.fchown(log.descriptor, status.st_uid, status.st_gid)
+        log.append(logfile.FILE_HEADER)
+        moved = self._copy_live(former, log, end)
+        log.sync()
+        depth = depth_for(len(moved))
+        index = former.index.rewritten(journal.new_index(), log.identity, depth, moved)
+        new = Generation(log, index)
+        new.end = log.size()
+        new.compact_from = index.compact_from = 2 * new.end + GARBAGE_FLOOR
+        position = end
+
+        def copy(stop: int) -> None:
+            nonlocal position
+            position = copy_tail(former.log, log, position, stop)
+            new.take_in(log.size())
+            log.sync()
+
+        self._follow(former, end, copy)
         try:
-            if current is not generation:
-                raise OSError(f"{journal.data_path} was replaced during a compaction")
-            copy_tail(generation.log, new, position, generation.end)
-            new.sync()
-            write_succession(
-                journal.path,
-                Succession(generation.log.inode, generation.end, new.inode, copied_end, new.size()),
-            )
-            generation.log.append(REPLACED)
+            former.log.append(REPLACED)
             os.rename(path, journal.data_path)
             sync_folder(journal.path)
-            note_synced(new, new.size(), journal.path)
+            self._publish(former, new)
+            note_synced(log, new.end, journal.path)
         finally:
             journal.end()
 
-    def _copy_live(self, generation: Generation, new: LogFile, stop: int) -> None:
+    def _copy_live(self, generation: Generation, new: LogFile, stop: int) -> Moved:
         log, index = generation.log, generation.index
         position = len(logfile.FILE_HEADER)
-        limit = live_from()
-        buffer, synced = bytearray(), 0
+        limit = time.time()
+        moved = Moved()
+        buffer, written, synced = bytearray(), new.size(), 0
         while position < stop:
-            for key, start, end, size, _ in logfile.read_log(log, position, stop):
+            for key, start, end, size, expires in logfile.read_log(log, position, stop):
                 position = end
-                entry = index.get(key, 0)
-                place = start << START_SHIFT | size << SIZE_SHIFT | generation.flag
-                if entry & PLACE_MASK == place and entry >= limit:
+                place = logfile.place_of(start, size)
+                if size > 0 and expires > limit and index.points_to(key, place):
+                    moved.note(start, written + len(buffer))
                     buffer += log.read(end - start, start)
                     if len(buffer) > 256 * 1024:
                         new.append(bytes(buffer))
+                        written += len(buffer)
                         buffer.clear()
-                        if new.size() > synced + SYNC_AFTER:
+                        if written > synced + SYNC_AFTER:
                             new.sync()
-                            synced = new.size()
+                            synced = written
                         time.sleep(0.0005)  # the other threads' turn
             if position < stop:
                 found = logfile.find_record(log, position + 1, stop) or stop
                 set_aside(log, position, found, self._journal.path)
                 position = found
         new.append(bytes(buffer))
+        return moved
+
+
+class Pace:
+    """What a slot becomes in a new index, giving other threads their turn now and then."""
+
+    def __init__(self) -> None:
+        self._turns = 0
+
+    def __call__(self, content: bytes) -> bytes | None:
+        self._turns += 1
+        if self._turns % TURN == 0:
+            time.sleep(0.0005)
+        return content
+
+
+class Moved(Pace):
+    """Likewise where records were copied to another log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._former = array("Q")
+        self._now = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    def note(self, former: int, now: int) -> None:
+        self._former.append(former)
+        self._now.append(now)
+
+    def __call__(self, content: bytes) -> bytes | None:
+        super().__call__(content)
+        ending, place, expires = unpack_slot(content)
+        start = place >> 24
+        at = bisect_left(self._former, start)
+        if at == len(self._former) or self._former[at] != start:
+            # It had expired, or comes with what was written meanwhile.
+            return None
+        now = logfile.place_of(self._now[at], place & logfile.MAX_VALUE_SIZE)
+        return slot(ending, now, expires)
 
 
 def copy_tail(log: LogFile, new: LogFile, start: int, stop: int) -> int:

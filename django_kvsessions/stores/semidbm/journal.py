@@ -1,9 +1,8 @@
-"""A folder's log as the threads and processes of a machine share it.
+"""A folder's log and index as the threads and processes of a machine share them.
 
-One writer at a time holds a lock file; readers take no lock. Each process
-keeps an index of the log in memory, and before it answers it parses what
-others have appended since. What does not verify is set aside by the next
-writer.
+One writer at a time holds a lock file; readers take no lock. What a writer appends it enters
+in the index before it acknowledges. What it could not enter any more, the next one does; what
+does not verify is set aside, and an index that cannot be believed is made anew.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
-from django_kvsessions.stores.process import forks, locks
+from django_kvsessions.stores.process import locks
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.generation import Generation, Unreadable
+from django_kvsessions.stores.semidbm import recovery
+from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Damaged, Generation, Looked
+from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm.recovery import is_at_the_end, repair
-from django_kvsessions.stores.semidbm.succession import move, succeed
 
 __all__ = ["Busy", "Journal", "no_waiting"]
 
-logger = logging.getLogger("django_kvsessions")
 security_log = logging.getLogger("django.security.SuspiciousSession")
 
-#: Seconds until a folder that was swapped by hand is noticed, if not by a write before.
+#: Seconds until files that were swapped by hand are noticed, if not by an access before.
 LOOK_INTERVAL = 1.0
 
 # True in a call that must not wait for a lock, such as one made on an event loop.
@@ -41,36 +40,30 @@ class Busy(Exception):
 
 
 class Journal:
-    """The log in one folder, for one process. What the system refuses is an ``OSError``."""
+    """The files in one folder, for one process. What the system refuses is an ``OSError``."""
 
     def __init__(self, path: str, lock_timeout: float) -> None:
         self.path = path
         self.data_path = os.path.join(path, "data")
+        self.index_path = os.path.join(path, "index")
         self.lock_timeout = lock_timeout
-        #: What is known of the log; ``None`` before the first use.
+        #: What is open; ``None`` before the first use.
         self.generation: Generation | None = None
         self._file_lock = locks.FileLock(os.path.join(path, "lock"))
-        # Taken after the writer's lock. Appending and parsing hold the state, so that
-        # no thread parses what another is appending.
-        self.state = threading.Lock()
-        # A child must not inherit an index that a thread was just changing.
-        forks.hold(self.state)
         self._make_locks()
 
     def _make_locks(self) -> None:
         self._writing = locks.FairLock()
-        self._next_look = 0.0
-        self._mover: threading.Thread | None = None
+        #: Until then readers need not ask whether the files are still in their places.
+        self.next_look = 0.0
 
     def after_fork(self) -> None:
         """In the child: threads are gone, and the lock file belongs to the parent."""
-        if self.generation is not None and self.generation.is_moving:
-            self.generation = None
         self._file_lock.close()
         self._make_locks()
 
     def close(self) -> Generation | None:
-        """Forget the log, which the next use opens again; returns what was known of it."""
+        """Forget the files, which the next use opens again; returns what was open."""
         with self._writing:
             generation, self.generation = self.generation, None
             self._file_lock.close()
@@ -85,83 +78,63 @@ class Journal:
 
     # Reading
 
-    def current(self) -> Generation:
-        """The generation, with everything in it that was acknowledged before this call."""
+    def load(self, key: bytes) -> Record | None:
+        """A live record, as of now."""
         generation = self.generation
-        if generation is not None and self._is_current(generation):
-            return generation
-        return self._catch_up()
-
-    def _is_current(self, generation: Generation) -> bool:
-        """Whether the log is parsed to its end and still in its place."""
-        if generation.log.size() != generation.end:
-            return False
-        # A compaction marks the log that it replaces, which shows in its size. Only
-        # a folder that was swapped by hand has to be looked for, now and then.
-        clock = time.monotonic()
-        if clock < self._next_look:
-            return True
-        if not generation.log.is_at(self.data_path):
-            return False
-        self._next_look = clock + LOOK_INTERVAL
-        return True
-
-    def _catch_up(self) -> Generation:
-        with self.state:
-            generation = self.generation
-            if generation is not None and self._keeps_up(generation):
-                return generation
-            generation = self._follow()
-            if generation is not None and generation.log.size() <= generation.end:
-                return generation
-        # Nothing there yet, or bytes that do not verify: a writer is in the middle of a
-        # record, or died in it, or they are damaged. Under its lock one can tell.
-        is_whole = is_at_the_end(generation)
-        token = no_waiting.set(no_waiting.get() or is_whole)
+        if generation is None or time.monotonic() >= self.next_look:
+            generation = self.current()
         try:
+            return generation.load(key)
+        except Unsure:
+            # Nothing moves while the writer's lock is held.
+            self.begin()
+            try:
+                return self.read(self.look(key))
+            finally:
+                self.end()
+
+    def current(self) -> Generation:
+        """What is in the folder, at most LOOK_INTERVAL seconds ago."""
+        generation = self.generation
+        now = time.monotonic()
+        if generation is not None and (now < self.next_look or self._is_sound(generation)):
+            self.next_look = max(self.next_look, now + LOOK_INTERVAL)
+            return generation
+        token = no_waiting.set(no_waiting.get() or generation is not None)
+        try:
+            self.next_look = 0.0
             generation = self.begin()
         except Busy:
-            if not is_whole:
+            if generation is None:
                 raise
-        else:
-            self.end()
+            # Somebody writes, or puts right what is wrong: this will look again.
+            return generation
         finally:
             no_waiting.reset(token)
-        assert generation is not None
+        self.end()
         return generation
 
-    def _keeps_up(self, generation: Generation) -> bool:
-        """Whether it was enough to parse what others have appended. With the state held."""
-        if time.monotonic() >= self._next_look:
+    def _is_sound(self, generation: Generation) -> bool:
+        """Whether the files are in their places, and the index has the whole log."""
+        try:
+            complete = generation.index.complete()
+            return (
+                self.is_in_place(generation)
+                and generation.index.is_as_it_was()
+                and complete >= generation.noted
+                and generation.log.size() in (complete, generation.end)
+            )
+        except Unsure:
             return False
-        size = generation.log.size()
-        # The mark of a file that was replaced stays behind unparsed.
-        generation.parse(size)
-        return generation.end == size
 
-    def _follow(self) -> Generation | None:
-        """Catch up with the file at the path; ``None`` if there is none. With the state held."""
-        generation = self.generation
-        self._next_look = time.monotonic() + LOOK_INTERVAL
-        while True:
-            try:
-                inode = os.stat(self.data_path).st_ino
-            except FileNotFoundError:
-                self.generation = None
-                return None
-            if generation is None or inode != generation.log.inode:
-                log = self._open_log()
-                if log is None:
-                    return None
-                generation = self.generation = succeed(generation, log, self.path)
-                if generation.is_moving:
-                    self._mover = self.start("move", self._move, generation)
-            size = generation.log.size()
-            if size >= generation.end:
-                generation.parse(size)
-                return generation
-            # Cut off behind our back, by a restored copy for instance.
-            generation = self.generation = None
+    def is_in_place(self, generation: Generation) -> bool:
+        try:
+            return (
+                os.stat(self.data_path).st_ino == generation.log.inode
+                and os.stat(self.index_path).st_ino == generation.index.inode
+            )
+        except FileNotFoundError:
+            return False
 
     def _open_log(self) -> LogFile | None:
         try:
@@ -177,26 +150,6 @@ class Journal:
                 "file does. Name another folder as LOCATION, or move the file away."
             )
         return log
-
-    def _move(self, generation: Generation) -> None:
-        try:
-            move(generation, self.state, lambda: self.generation is generation)
-        except Exception:
-            logger.exception("Following a compaction of %s failed; reloading.", self.data_path)
-            self.generation = None
-
-    def moved(self) -> Generation:
-        """As ``current``, when the index has followed the last compaction."""
-        if self.current().is_moving:
-            # The thread that moves is started with the state held.
-            with self.state:
-                mover = self._mover
-            if mover is not None:
-                mover.join()
-        generation = self.current()
-        if generation.is_moving:
-            raise OSError(f"{self.data_path} is still following the last compaction")
-        return generation
 
     # Writing
 
@@ -219,14 +172,13 @@ class Journal:
             raise
         try:
             generation = self.generation
-            if generation is not None and self._is_current(generation):
+            if (
+                generation is not None
+                and generation.log.size() == generation.end
+                and time.monotonic() < self.next_look
+            ):
                 return generation
-            with self.state:
-                if generation is None or not self._keeps_up(generation):
-                    generation = self._follow() or self._create_log()
-                    if generation.log.size() > generation.end:
-                        repair(generation, self.path)
-            return generation
+            return self._catch_up()
         except BaseException:
             self.end()
             raise
@@ -245,49 +197,149 @@ class Journal:
             "seconds (the option 'lock_timeout'); a stopped process may be holding it."
         )
 
-    def _create_log(self) -> Generation:
+    # Under the writer's lock, which is to say between begin and end
+
+    def look(self, key: bytes) -> Looked:
+        """What there is of a key now."""
+        generation = self.generation
+        assert generation is not None
+        try:
+            return generation.find(key)
+        except Damaged as damaged:
+            self._drop(generation, damaged)
+        except Unsure:
+            self._renew(generation)
+        return self.look(key)
+
+    def _renew(self, generation: Generation) -> None:
+        """The index was replaced, or is damaged."""
+        if generation.index.is_as_it_was() and self.is_in_place(generation):
+            self.rebuild()
+        else:
+            self._reopen()
+
+    def put(self, looked: Looked, record: Record) -> Generation:
+        """Set a key, by one write; returns where it is then."""
+        try:
+            looked.put(record)
+            return looked.generation
+        except Unsure:
+            # It is damaged where the key belongs, or full to the brim.
+            generation = self.rebuild()
+        try:
+            generation.find(looked.key).put(record)
+        except Unsure:
+            raise OSError(f"{self.index_path} has no room left") from None
+        return generation
+
+    def look_at_all(self) -> None:
+        """That the whole index can be read."""
+        generation = self.generation
+        assert generation is not None
+        try:
+            for _ in generation.index.runs():
+                pass
+        except Unsure:
+            self._renew(generation)
+
+    def read(self, looked: Looked) -> Record | None:
+        """A live record; one that is damaged is dropped."""
+        try:
+            return looked.read()
+        except Damaged as damaged:
+            self._drop(looked.generation, damaged)
+            return None
+
+    def _drop(self, generation: Generation, damaged: Damaged) -> None:
+        security_log.error(
+            "A session record in %s is damaged and reads as no session.", self.data_path
+        )
+        generation.index.remove(damaged.found)
+        generation.damaged = True
+
+    def _catch_up(self) -> Generation:
+        generation = self.generation
+        if generation is None or not self.is_in_place(generation):
+            return self._reopen()
+        try:
+            self._take_in(generation)
+        except Unsure:
+            return self._reopen()
+        self.next_look = time.monotonic() + LOOK_INTERVAL
+        return generation
+
+    def _reopen(self) -> Generation:
+        """What the folder has now; makes an index where there is none to be believed."""
+        self.generation = None
+        log = self._open_log()
+        if log is None:
+            return self.rebuild()
+        try:
+            generation = Generation(log, Index(os.open(self.index_path, os.O_RDWR)))
+            if generation.index.log != log.identity:
+                raise Unsure
+            self._take_in(generation)
+        except (FileNotFoundError, Unsure):
+            return self.rebuild()
+        return self.use(generation)
+
+    def _take_in(self, generation: Generation) -> None:
+        generation.catch_up()
+        size = generation.log.size()
+        if size == generation.end:
+            return
+        # A torn end is cut off; not of a log that was replaced, nor where records follow.
+        if (
+            size < generation.end
+            or not self.is_in_place(generation)
+            or logfile.find_record(generation.log, generation.end + 1, size) is not None
+        ):
+            raise Unsure
+        recovery.cut_off(generation.log, generation.end, self.path)
+
+    def rebuild(self) -> Generation:
+        """Make an index from the log."""
+        self.generation = None
+        log = self._open_log() or self._create_log()
+        contents = recovery.Contents(log)
+        contents.recover(self.path)
+        self._retire(log)
+        depth = depth_for(len(contents.index))
+        index = Index.write(self.new_index(), log.identity, depth, contents.by_home(depth))
+        index.note_complete(contents.end)
+        index.compact_from = 2 * contents.live_bytes() + GARBAGE_FLOOR
+        generation = Generation(log, index)
+        generation.end = generation.noted = contents.end
+        generation.damaged = contents.damaged
+        os.rename(self.index_path + ".new", self.index_path)
+        return self.use(generation)
+
+    def use(self, generation: Generation) -> Generation:
+        self.generation = generation
+        self.next_look = time.monotonic() + LOOK_INTERVAL
+        return generation
+
+    def new_index(self) -> int:
+        """An empty file, to be the index when it is filled."""
+        path = self.index_path + ".new"
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # left by a process that was killed
+        return locks.open_private(path, os.O_RDWR)
+
+    def _retire(self, log: LogFile) -> None:
+        """Let no process believe in the index that there is."""
+        with suppress(FileNotFoundError):
+            os.truncate(self.index_path, 0)
+        if not log.is_alone():
+            # Another one may have a file open that has no name any more: each looks for it
+            # before that time is over.
+            time.sleep(1.1 * LOOK_INTERVAL)
+
+    def _create_log(self) -> LogFile:
         log = LogFile(locks.open_private(self.data_path, os.O_RDWR | os.O_APPEND))
         # A process may have died between making the file and writing its header.
         log.truncate(0)
         log.append(logfile.FILE_HEADER)
         log.sync()
         locks.sync_folder(self.path)
-        self.generation = Generation(log)
-        return self.generation
-
-    # Under the writer's lock, which is to say between begin and end
-
-    def read(self, generation: Generation, key: bytes) -> Record | None:
-        """A live record; one that is damaged is dropped."""
-        with self.state:
-            try:
-                return generation.load(key)
-            except Unreadable:
-                security_log.error(
-                    "A session record in %s is damaged and reads as no session.", self.data_path
-                )
-                generation.index.pop(key)
-                generation.damaged = True
-                return None
-
-    def put(self, generation: Generation, key: bytes, record: Record) -> None:
-        data = logfile.put(key, record)
-        with self.state:
-            start = generation.end
-            generation.log.append(data)
-            size = len(data) - logfile.OVERHEAD
-            generation.index[key] = generation.entry(record.expires, start, size)
-            generation.end += len(data)
-
-    def remove(self, generation: Generation, keys: list[bytes]) -> int:
-        """Remove those of the keys that are there, in one write."""
-        # semidbm cannot open a log that deletes a key twice.
-        keys = [key for key in keys if key in generation.index]
-        data = b"".join(map(logfile.deletion, keys))
-        if keys:
-            with self.state:
-                generation.log.append(data)
-                for key in keys:
-                    del generation.index[key]
-                generation.end += len(data)
-        return len(keys)
+        return log

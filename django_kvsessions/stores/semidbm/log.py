@@ -18,6 +18,7 @@ from semidbm.loaders import _DELETED as DELETED
 from semidbm.loaders import FILE_FORMAT_VERSION, FILE_IDENTIFIER
 
 from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE, Record
+from django_kvsessions.stores.process.locks import fcntl
 
 FILE_HEADER: bytes = FILE_IDENTIFIER + struct.pack(">HH", *FILE_FORMAT_VERSION)
 #: What a record takes besides its value.
@@ -27,7 +28,7 @@ MAX_VALUE_SIZE = 2**24 - 1
 _HEAD = struct.Struct(f">ii{KEY_SIZE}sd")
 _SIZES = struct.Struct(">ii")
 _VALUE = struct.Struct(">dQB")
-_KEY_AND_VALUE = struct.Struct(f">{KEY_SIZE}sdQB")
+_RECORD = struct.Struct(f">ii{KEY_SIZE}sdQB")
 _CRC = struct.Struct(">I")
 #: How each record begins.
 KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
@@ -49,6 +50,9 @@ class LogFile:
         status = os.fstat(descriptor)
         self.inode = status.st_ino
         self.identity = status.st_dev, status.st_ino
+        # A sign for is_alone; a file system without it has other troubles.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __del__(self) -> None:
         # Whatever the system says of it, the descriptor is gone.
@@ -61,6 +65,15 @@ class LogFile:
             return os.stat(path).st_ino == self.inode
         except FileNotFoundError:
             return False
+
+    def is_alone(self) -> bool:
+        """Whether no other process, nor another user in this one, has it open."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
 
     def size(self) -> int:
         # A quarter of what fstat takes. Nobody uses the offset that it moves.
@@ -122,27 +135,41 @@ def deletion(key: bytes) -> bytes:
     return _SIZES.pack(KEY_SIZE, DELETED) + key + _CRC.pack(crc32(key))
 
 
-def read_record(log: LogFile, key: bytes, start: int, size: int) -> Record | None:
-    """The record at ``start``; ``None`` if what is there is damaged or another key's."""
-    length = KEY_SIZE + size
-    blob = os.pread(log.descriptor, length + 4, start + 8)
-    if len(blob) != length + 4 or crc32(blob[:-4]) != _CRC.unpack_from(blob, length)[0]:
+def place_of(start: int, size: int) -> int:
+    """Where a record starts and the size of its value, in one number."""
+    return start << 24 | size
+
+
+def record_bytes(place: int) -> int:
+    return (place & MAX_VALUE_SIZE) + OVERHEAD
+
+
+def read_record(log: LogFile, key: bytes, place: int) -> Record | None:
+    """The record at a place; ``None`` if what is there is damaged or another key's."""
+    size = place & MAX_VALUE_SIZE
+    blob = os.pread(log.descriptor, size + OVERHEAD, place >> 24)
+    if len(blob) != size + OVERHEAD or crc32(blob[8:-4]) != _CRC.unpack_from(blob, size + 40)[0]:
         return None
-    found, expires, revision, owner_size = _KEY_AND_VALUE.unpack_from(blob)
-    if found != key:
+    key_size, value_size, found, expires, revision, owner_size = _RECORD.unpack_from(blob)
+    if found != key or value_size != size or key_size != KEY_SIZE:
         return None
-    data = _KEY_AND_VALUE.size + owner_size
+    data = _RECORD.size + owner_size
     return Record(blob[data:-4], expires, revision, blob[data - owner_size : data])
 
 
-def read_revision(log: LogFile, start: int) -> int:
+def read_key(log: LogFile, place: int) -> bytes:
+    """The key of a record that is known to be there."""
+    return os.pread(log.descriptor, KEY_SIZE, (place >> 24) + 8)
+
+
+def read_revision(log: LogFile, place: int) -> int:
     """The revision of a record that is known to be there."""
-    return int.from_bytes(os.pread(log.descriptor, 8, start + 8 + KEY_SIZE + 8), "big")
+    return int.from_bytes(os.pread(log.descriptor, 8, (place >> 24) + 8 + KEY_SIZE + 8), "big")
 
 
-def read_owner(log: LogFile, start: int) -> bytes:
+def read_owner(log: LogFile, place: int) -> bytes:
     """The owner of a record that is known to be there."""
-    blob = os.pread(log.descriptor, VALUE_OVERHEAD, start + 8 + KEY_SIZE)
+    blob = os.pread(log.descriptor, VALUE_OVERHEAD, (place >> 24) + 8 + KEY_SIZE)
     return blob[_VALUE.size : _VALUE.size + _VALUE.unpack_from(blob)[2]]
 
 

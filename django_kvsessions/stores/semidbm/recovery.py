@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.generation import Generation
+from django_kvsessions.stores.semidbm.index import PRINT, slot, unpack_place, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["is_at_the_end", "note_synced", "repair", "set_aside"]
+__all__ = ["Contents", "cut_off", "note_synced", "set_aside"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -54,49 +54,94 @@ def _synced(log: LogFile, folder: str) -> int:
     return int(end) if tuple(identity) == log.identity else 0
 
 
-def is_at_the_end(generation: Generation | None) -> bool:
-    """Whether nothing verifies behind the bytes that do not: all that counts is parsed."""
-    if generation is None:
-        return False
-    log, start = generation.log, generation.end + 1
-    return logfile.find_record(log, start, log.size()) is None
+class Contents:
+    """What a log has, in memory: to recover it, and to make an index of it."""
 
+    def __init__(self, log: LogFile) -> None:
+        self.log = log
+        #: For each key what its slot in an index has.
+        self.index: dict[bytes, bytes] = {}
+        self.end = len(logfile.FILE_HEADER)
+        self.damaged = False
 
-def repair(generation: Generation, folder: str) -> None:
-    """Take in what verifies behind the damage, and cut off a torn end.
+    def parse(self, stop: int) -> None:
+        """Take in what the log has up to ``stop`` or the first bytes that do not verify."""
+        index, end = self.index, self.end
+        for key, start, following, size, expires in logfile.read_log(self.log, end, stop):
+            if size > 0:
+                index[key] = slot(key[PRINT:], start << 24 | size, expires)
+            else:
+                index.pop(key, None)
+            end = following
+        self.end = end
 
-    With the writer's lock and the state held.
-    """
-    log, size = generation.log, generation.log.size()
-    synced = _synced(log, folder)
-    first, lost = generation.end, set[bytes]()
-    while generation.end < size:
-        found = logfile.find_record(log, generation.end + 1, size)
-        if found is None:
-            break
-        logger.error(
-            "The log in %s is damaged from byte %d to %d; the records behind are kept.",
-            folder,
-            generation.end,
-            found,
-        )
-        keys = _damaged_keys(log, generation.end, found)
-        if generation.end < synced:
-            _forget(generation, list(keys))
-        else:
-            lost.update(keys)
-        generation.damaged = True
-        generation.end = found
-        generation.parse(size)
-    if generation.end < size:
-        set_aside(log, generation.end, size, folder)
-        log.truncate(generation.end)
-    try:
+    def live_bytes(self) -> int:
+        return sum(logfile.record_bytes(unpack_place(one)[0]) for one in self.index.values())
+
+    def by_home(self, depth: int) -> Iterable[list[bytes]]:
+        """For an index: the slots of each home. Nothing is left here."""
+        homes: list[list[bytes]] = [[] for _ in range(1 << depth)]
+        shift = 32 - depth
+        for one in self.index.values():
+            homes[crc32(one[:8]) >> shift].append(one)
+        return homes
+
+    def recover(self, folder: str) -> None:
+        """Take in the whole log, also what verifies behind damage; cut off a torn end.
+
+        With the writer's lock.
+        """
+        log, size = self.log, self.log.size()
+        self.parse(size)
+        if self.end == size:
+            return
+        synced = _synced(log, folder)
+        lost = set[bytes]()
+        while self.end < size:
+            found = logfile.find_record(log, self.end + 1, size)
+            if found is None:
+                break
+            logger.error(
+                "The log in %s is damaged from byte %d to %d; the records behind are kept.",
+                folder,
+                self.end,
+                found,
+            )
+            keys = _damaged_keys(log, self.end, found)
+            if self.end < synced:
+                self._forget(list(keys))
+            else:
+                lost.update(keys)
+            self.damaged = True
+            self.end = found
+            self.parse(size)
+        if self.end < size:
+            cut_off(log, self.end, folder)
         for key in lost:
-            _write_again(generation, key)
-    except OSError:
-        generation.end = first
-        raise
+            self._write_again(key)
+
+    def _forget(self, keys: list[bytes]) -> None:
+        index = self.index
+        for key in keys:
+            if index.pop(key, None) is None:
+                # The key itself may be what is damaged. Nobody else's is so much like it.
+                number = int.from_bytes(key, "big")
+                for other in list(index):
+                    if (int.from_bytes(other, "big") ^ number).bit_count() <= FLIPPED_BITS:
+                        del index[other]
+
+    def _write_again(self, key: bytes) -> None:
+        """Put what was there before the damage behind it.
+
+        Whoever opens the log later finds the damage synced, and would forget the session.
+        """
+        if key in self.index:
+            ending, place, expires = unpack_slot(self.index[key])
+            data = self.log.read(logfile.record_bytes(place), place >> 24)
+            self.log.append(data)
+            place = logfile.place_of(self.end, place & logfile.MAX_VALUE_SIZE)
+            self.index[key] = slot(ending, place, expires)
+            self.end += len(data)
 
 
 def _damaged_keys(log: LogFile, start: int, stop: int) -> Iterator[bytes]:
@@ -108,30 +153,10 @@ def _damaged_keys(log: LogFile, start: int, stop: int) -> Iterator[bytes]:
         position = data.find(logfile.KEY_SIZE_BYTES, position + 1)
 
 
-def _forget(generation: Generation, keys: list[bytes]) -> None:
-    index = generation.index
-    for key in keys:
-        if index.pop(key, None) is None:
-            # The key itself may be what is damaged. Nobody else's is so much like it.
-            number = int.from_bytes(key, "big")
-            for other in list(index):
-                if (int.from_bytes(other, "big") ^ number).bit_count() <= FLIPPED_BITS:
-                    del index[other]
-
-
-def _write_again(generation: Generation, key: bytes) -> None:
-    """Put what was there before the damage behind it.
-
-    Whoever opens the log later finds the damage synced, and would forget the session.
-    """
-    entry = generation.index.get(key)
-    log = None if entry is None else generation.logs[entry & 1]
-    if entry is not None and log is not None:
-        start, size = generation.whereabouts(entry)
-        data = log.read(size + logfile.OVERHEAD, start)
-        generation.log.append(data)
-        generation.index[key] = generation.moved_to(entry, generation.end)
-        generation.end += len(data)
+def cut_off(log: LogFile, end: int, folder: str) -> None:
+    """Set aside what is behind the last record."""
+    set_aside(log, end, log.size(), folder)
+    log.truncate(end)
 
 
 def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:

@@ -1,15 +1,13 @@
 """The embedded store: semidbm's log file, made safe for processes and threads.
 
-One writer at a time holds a lock file; readers take no lock. Each process keeps
-an index of the log in memory, and before it answers it parses what others have
-appended since. A compaction writes the live records to a new file and renames
-it into place; the other processes go on from where it ends and move their
-index over bit by bit, so that nobody stops for it.
+One writer at a time holds a lock file; readers take no lock. An index on disk, which all
+processes of the machine share, says where in the log each session is. A compaction writes the
+live records to a new log with a new index and renames both into place.
 
-The files in the folder: ``data`` (the log, as semidbm writes it), ``lock``,
-``compaction.lock``, ``compaction`` (how the last compaction's file follows from
-its predecessor), ``data.new`` (a compaction under way), ``synced`` (how much of the
-log was on disk for sure) and ``quarantine`` (bytes that did not verify, set aside).
+The files in the folder: ``data`` (the log, as semidbm writes it), ``index`` (made anew from
+the log after each start of the machine), ``lock``, ``compaction.lock``, ``data.new`` and
+``index.new`` (a compaction under way), ``synced`` (how much of the log was on disk for sure)
+and ``quarantine`` (bytes that did not verify, set aside).
 """
 
 from __future__ import annotations
@@ -17,22 +15,25 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from zlib import crc32
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores import options
-from django_kvsessions.stores.base import Record, Store, StoreStats
+from django_kvsessions.stores.base import KEY_SIZE, Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
-from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
+from django_kvsessions.stores.semidbm.generation import Generation
+from django_kvsessions.stores.semidbm.index import Unsure, unpack_place, unpack_slot
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
-from django_kvsessions.stores.semidbm.succession import batches
+from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm.syncing import Syncer
 
 __all__ = ["SemidbmStore"]
@@ -94,92 +95,99 @@ class SemidbmStore(Store):
     def load(self, key: bytes) -> Record | None:
         self.check_key(key)
         try:
-            return self._journal.current().load(key)
-        except Unreadable:
-            return self._read_again(key)
+            return self._journal.load(key)
         except OSError as error:
             # The decorator of the other methods would be felt here.
             raise unavailable(self.path, error) from error
 
     @reports_os_errors
-    def _read_again(self, key: bytes) -> Record | None:
-        # A compaction has moved the record, or it is damaged: nothing moves
-        # while the writer's lock is held.
-        generation = self._journal.begin()
-        try:
-            return self._journal.read(generation, key)
-        finally:
-            self._journal.end()
-
-    @reports_os_errors
     def create(self, key: bytes, record: Record) -> bool:
         self.check_record(key, record)
-        generation = self._journal.begin()
+        journal = self._journal
+        journal.begin()
         try:
-            if generation.live(key) is not None:
+            looked = journal.look(key)
+            if looked.is_live:
                 return False
-            self._journal.put(generation, key, record)
+            generation = journal.put(looked, record)
         finally:
-            self._journal.end()
+            journal.end()
         self._acknowledge(generation)
         return True
 
     @reports_os_errors
     def replace(self, key: bytes, record: Record, *, expected: int | None = None) -> bool:
         self.check_record(key, record)
-        generation = self._journal.begin()
+        journal = self._journal
+        journal.begin()
         try:
+            looked = journal.look(key)
             if expected is None:
-                if generation.live(key) is None:
+                if not looked.is_live:
                     return False
-            elif generation.revision(key) != expected:
+            elif looked.revision() != expected:
                 return False
-            self._journal.put(generation, key, record)
+            generation = journal.put(looked, record)
         finally:
-            self._journal.end()
+            journal.end()
         self._acknowledge(generation)
         return True
 
     @reports_os_errors
     def touch(self, key: bytes, expires: float, *, expected: int | None = None) -> bool:
         self.check_touch(key, expires)
-        generation = self._journal.begin()
+        journal = self._journal
+        journal.begin()
         try:
-            record = self._journal.read(generation, key)
+            looked = journal.look(key)
+            record = journal.read(looked)
             if record is None or expected not in (None, record.revision):
                 return False
             # The log only grows, so moving the expiry means writing the record again.
-            self._journal.put(generation, key, record._replace(expires=expires))
+            generation = journal.put(looked, record._replace(expires=expires))
         finally:
-            self._journal.end()
+            journal.end()
         self._acknowledge(generation)
         return True
 
     @reports_os_errors
     def delete(self, key: bytes) -> bool:
         self.check_key(key)
-        generation = self._journal.begin()
+        journal = self._journal
+        journal.begin()
         try:
-            was_live = generation.live(key) is not None
-            removed = self._journal.remove(generation, [key])
+            looked = journal.look(key)
+            was_live = looked.is_live
+            if looked.found is None:
+                return False
+            looked.generation.remove([key])
         finally:
-            self._journal.end()
-        if removed:
-            self._acknowledge(generation)
+            journal.end()
+        self._acknowledge(looked.generation)
         return was_live
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Looks at every entry of the index, and compacts the log where that pays."""
-        for keys in batches(self._expired_keys(), batch_size):
+        limit = time.time()
+        keys: list[bytes] = []
+        for log, slots in self._runs():
+            places = [unpack_place(one)[0] for one in slots if unpack_slot(one)[2] <= limit]
+            keys += [logfile.read_key(log, place) for place in places]
+            while len(keys) >= batch_size:
+                yield self._delete_still_expired(keys[:batch_size])
+                del keys[:batch_size]
+        if keys:
             yield self._delete_still_expired(keys)
-        if self._current().needs_compaction():
+        if self._needs_compaction():
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
-        for key in list(self._current().index):
-            record = self.load(key)
-            if record is not None:
-                yield key, record
+        for log, slots in self._runs():
+            for one in slots:
+                key = logfile.read_key(log, unpack_place(one)[0])
+                record = self.load(key) if len(key) == KEY_SIZE else None
+                if record is not None:
+                    yield key, record
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
         """Reads the head of every record, and the data of the owner's."""
@@ -187,22 +195,26 @@ class SemidbmStore(Store):
         return self._scan_owner(owner)
 
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        for key in list(self._current().index):
-            if self._owner(key) == owner:
-                record = self.load(key)
-                if record is not None and record.owner == owner:
-                    yield key, record
+        for log, slots in self._runs():
+            for one in slots:
+                (place,) = unpack_place(one)
+                if logfile.read_owner(log, place) == owner:
+                    record = self.load(logfile.read_key(log, place))
+                    if record is not None and record.owner == owner:
+                        yield logfile.read_key(log, place), record
 
     @reports_os_errors
     def setup(self) -> None:
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        generation = self._current()
-        limit = live_from()
-        entries = list(generation.index.values())
-        live = sum(entry >= limit for entry in entries)
-        return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+        limit = time.time()
+        live = expired = 0
+        for _, slots in self._runs():
+            count = sum(unpack_slot(one)[2] > limit for one in slots)
+            live += count
+            expired += len(slots) - count
+        return StoreStats(live=live, expired=expired, size=self._current().log.size())
 
     @reports_os_errors
     def compact(self) -> bool:
@@ -219,10 +231,13 @@ class SemidbmStore(Store):
             self._syncer.sync_at_close(generation)
 
     async def aload(self, key: bytes) -> Record | None:
-        # The first use in a process parses the whole log.
-        if self._journal.generation is None:
-            return await self.call_in_thread(self.load, key)
-        return self.load(key)
+        generation = self._journal.generation
+        if generation is not None:
+            self.check_key(key)
+            with contextlib.suppress(Unsure, OSError):
+                return generation.load(key)
+        # It may have to wait for a lock, or until the index has been made anew.
+        return await self.call_in_thread(self.load, key)
 
     async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self.is_nonblocking and self._journal.generation is not None:
@@ -239,27 +254,50 @@ class SemidbmStore(Store):
     def _current(self) -> Generation:
         return self._journal.current()
 
-    @reports_os_errors
-    def _owner(self, key: bytes) -> bytes:
-        return self._journal.current().owner(key)
+    def _runs(self) -> Iterator[tuple[LogFile, list[bytes]]]:
+        """All slots, each key's once, and the log that they are about."""
+        start = 0
+        while start < 2**32:
+            generation = self._current()
+            try:
+                for end, slots in generation.index.runs(start):
+                    yield generation.log, [one for one in slots if crc32(one[:8]) >= start]
+                    start = end
+            except Unsure:
+                # It was replaced, and is gone on with in the new one.
+                self._look_again()
 
-    def _expired_keys(self) -> Iterator[bytes]:
-        index = self._current().index
-        limit = live_from()
-        return (key for key in list(index) if index.get(key, limit) < limit)
+    @reports_os_errors
+    def _look_again(self) -> None:
+        self._journal.begin()
+        try:
+            self._journal.look_at_all()
+        finally:
+            self._journal.end()
+
+    @reports_os_errors
+    def _needs_compaction(self) -> bool:
+        try:
+            return self._journal.current().needs_compaction()
+        except Unsure:
+            return False
 
     @reports_os_errors
     def _delete_still_expired(self, keys: list[bytes]) -> int:
-        generation = self._journal.begin()
+        journal = self._journal
+        journal.begin()
         try:
-            limit = live_from()
-            index = generation.index
-            expired = [key for key in keys if index.get(key, limit) < limit]
-            removed = self._journal.remove(generation, expired)
+            limit = time.time()
+            found = [journal.look(key) for key in keys]
+            expired = [one.key for one in found if one.found and one.expires <= limit]
+            generation = journal.generation
+            assert generation is not None
+            if expired:
+                generation.remove(expired)
         finally:
-            self._journal.end()
+            journal.end()
         self._acknowledge(generation)
-        return removed
+        return len(expired)
 
     def _acknowledge(self, generation: Generation) -> None:
         """What a write owes before it returns, with the lock given back."""
@@ -267,8 +305,8 @@ class SemidbmStore(Store):
             self._syncer.sync(generation)
         elif self.durability == "interval" and not self._syncer.unsynced.is_set():
             self._syncer.sync_soon()
-        if generation.may_need_compaction:
-            self._compaction.soon()
+        if generation.needs_care:
+            self._compaction.soon(generation)
 
     def _after_fork(self) -> None:
         """In the child."""
