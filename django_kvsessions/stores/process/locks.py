@@ -136,6 +136,8 @@ class FileLock:
         What else is raised leaves it free.
         """
         try:
+            if self._descriptor is not None and self._try(self._descriptor):
+                return
             self._acquire(timeout)
         except LockTimeout:
             raise
@@ -143,6 +145,14 @@ class FileLock:
             # The lock may be taken already.
             self.close()
             raise
+
+    def _try(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Half of what looking at the path takes.
+        return os.fstat(descriptor).st_nlink > 0
 
     def _acquire(self, timeout: float) -> None:
         deadline = None

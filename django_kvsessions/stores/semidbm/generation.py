@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from time import time
+from typing import NamedTuple
 from zlib import crc32
 
 from django_kvsessions.stores.base import Record
@@ -15,7 +16,7 @@ from django_kvsessions.stores.semidbm.index import (
     HEADER,
     PRINT,
     SLOT,
-    Found,
+    SLOTS,
     Index,
     Unsure,
     slot,
@@ -24,24 +25,39 @@ from django_kvsessions.stores.semidbm.index import (
 )
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Damaged", "Generation"]
+__all__ = ["Damaged", "Found", "Generation"]
 
 #: Garbage up to this many bytes is never worth a compaction.
 GARBAGE_FLOOR = 4 * 1024 * 1024
-#: How many revisions a process keeps in mind.
+#: How many sessions a process keeps in mind.
 SEEN_LATELY = 1000
-NOT_SEEN = (0, -1)
 #: How many bytes a process that writes alone appends before it notes that the index has them.
-ALONE = 4096
+ALONE = 16 * 1024
 #: For how many writes one that has met another's does so each time.
 BESIDE_OTHERS = 64
 
 
-class Damaged(Exception):
-    """The record of a key does not verify, or the slot that points there does not."""
+class Found(NamedTuple):
+    """Where a key is, or where it is to be, as it was when ``end`` was where the log ended.
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
+    The number of its bucket, that, and where its slot is; its place in the log (0: it is not
+    there), its expiry, and its revision (-1: not known).
+    """
+
+    end: int
+    number: int
+    bucket: bytes
+    at: int
+    place: int
+    expires: float
+    revision: int
+
+
+class Damaged(Exception):
+    """The record of a key does not verify."""
+
+    def __init__(self, number: int, bucket: bytes, at: int) -> None:
+        self.slot = number, bucket, at
 
 
 class Generation:
@@ -50,8 +66,11 @@ class Generation:
     def __init__(self, log: LogFile, index: Index) -> None:
         self.log = log
         self.index = index
-        #: The revisions of records read lately, so that a save after a load need not look.
-        self.seen: dict[bytes, tuple[int, int]] = {}
+        #: What was found lately, so that a save after a load need not look. It holds while
+        #: no other process has written since (``_floor``), nor this one in that bucket.
+        self._seen: dict[bytes, tuple[int, int, bytes, int, int, float, int]] = {}
+        self._floor = 0
+        self._written: dict[int, int] = {}
         #: Where the log ended when this process last had the writer's lock.
         self.end = 0
         self.noted = 0
@@ -84,52 +103,104 @@ class Generation:
 
     def load(self, key: bytes) -> Record | None:
         """A live record, as of now. ``Unsure`` where it is not what the index says."""
-        index = self.index
+        index, end = self.index, self.end
         ending = key[PRINT:]
-        # index.candidates(), for the one that nearly every load needs.
-        bucket = os.pread(
-            index.descriptor, BUCKET, (crc32(ending) >> index.shift) * BUCKET + HEADER
-        )
+        # What locate() does, for the one bucket that nearly every load needs.
+        number = crc32(ending) >> index.shift
+        bucket = os.pread(index.descriptor, BUCKET, number * BUCKET + HEADER)
         at = bucket.find(ending, HEAD)
         if at >= 0 and (at - HEAD) % SLOT == 0:
             (place,) = unpack_place(bucket, at)
             record = logfile.read_record(self.log, key, place)
             if record is not None:
-                seen = self.seen
-                if len(seen) >= SEEN_LATELY:
-                    seen.clear()
-                seen[key] = place, record[2]
-                return record if record[1] > time() else None
+                expires = record[1]
+                self._see(key, (end, number, bucket, at, place, expires, record[2]))
+                return record if expires > time() else None
         try:
-            place = self._find(key)[0]
+            found = self.locate(key)
         except Damaged:
             raise Unsure from None
-        if not place:
+        if not found.place:
             return None
-        record = logfile.read_record(self.log, key, place)
+        record = logfile.read_record(self.log, key, found.place)
         if record is None:
             raise Unsure
         return record if record.expires > time() else None
 
-    def _find(self, key: bytes) -> tuple[int, float, Found | None]:
-        """The place and the expiry of a key's record, and its slot; 0 where there is none."""
-        for found in self.index.candidates(key):
-            _, bucket, at = found
-            _, place, expires = unpack_slot(bucket, at)
-            if self.seen.get(key, NOT_SEEN)[0] == place:
-                return place, expires, found
-            whose = logfile.read_key(self.log, place)
-            if whose == key:
-                return place, expires, found
-            if logfile.read_record(self.log, whose, place) is None:
-                raise Damaged(found)
-        return 0, 0.0, None
+    def _see(self, key: bytes, found: tuple[int, int, bytes, int, int, float, int]) -> None:
+        if len(self._seen) >= SEEN_LATELY:
+            self._seen.clear()
+        self._seen[key] = found
 
-    def find(self, key: bytes) -> Looked:
-        place, expires, found = self._find(key)
-        return Looked(self, key, place, expires, found)
+    def locate(self, key: bytes) -> Found:
+        """Where a key is, or would be put in its first bucket."""
+        index, end = self.index, self.end
+        ending = key[PRINT:]
+        number = home = crc32(ending) >> index.shift
+        while True:
+            bucket = index.bucket(number)
+            at = bucket.find(ending, HEAD)
+            while at >= 0:
+                if not (at - HEAD) % SLOT and at < HEAD + bucket[5] * SLOT:
+                    _, place, expires = unpack_slot(bucket, at)
+                    whose = logfile.read_key(self.log, place)
+                    if whose == key:
+                        return Found(end, number, bucket, at, place, expires, -1)
+                    if logfile.read_record(self.log, whose, place) is None:
+                        raise Damaged(number, bucket, at)
+                at = bucket.find(ending, at + 1)
+            if not bucket[4]:
+                # Where there is room, if it is at home.
+                at = HEAD + bucket[5] * SLOT if number == home and bucket[5] < SLOTS else 0
+                return Found(end, number, bucket, at, 0, 0.0, -1)
+            number += 1
 
     # Only for the one process that holds the writer's lock
+
+    def look(self, key: bytes) -> Found:
+        """As ``locate``, by what was found lately if that still holds."""
+        found = self._seen.get(key)
+        if found is not None:
+            end = found[0]
+            if end >= self._floor and end >= self._written.get(found[1], 0):
+                return Found._make(found)
+        return self.locate(key)
+
+    def revision(self, found: Found) -> int:
+        """The revision of a live record, without reading its data; -1 where it is gone."""
+        _, _, _, _, place, expires, revision = found
+        if expires <= time():
+            return -1
+        return logfile.read_revision(self.log, place) if revision < 0 else revision
+
+    def read(self, key: bytes, found: Found) -> Record | None:
+        """A live record. ``Damaged`` where it is not what the index says."""
+        _, number, bucket, at, place, expires, _ = found
+        if expires <= time():
+            return None
+        record = logfile.read_record(self.log, key, place)
+        if record is None:
+            raise Damaged(number, bucket, at)
+        return record
+
+    def put(self, key: bytes, record: Record, found: Found) -> None:
+        """Set a key, by one write."""
+        _, number, bucket, at, place, _, _ = found
+        if not place and not at:
+            # First, since the index may be full.
+            number, bucket, at = self.index.room(key)
+            self.crowded = True
+        if len(self._written) > SEEN_LATELY:
+            self._forget()
+        data = logfile.put(key, record)
+        place = self.end << 24 | len(data) - logfile.OVERHEAD
+        self.log.append(data)
+        expires = record[1]
+        bucket = self.index.put(number, bucket, at, slot(key[PRINT:], place, expires))
+        end = self.end + len(data)
+        self._written[number] = end
+        self._see(key, (end, number, bucket, at, place, expires, record[2]))
+        self.know(end)
 
     def remove(self, keys: list[bytes]) -> None:
         """Remove keys that are there, in one write."""
@@ -139,16 +210,32 @@ class Generation:
             self.enter(key, None)
         self.know(self.end + len(data))
 
+    def drop(self, damaged: Damaged) -> None:
+        self.index.remove(*damaged.slot)
+        self.damaged = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._floor = self.end
+        self._seen.clear()
+        self._written.clear()
+
     def enter(self, key: bytes, content: bytes | None) -> None:
         """Say in the index where a key's record is now, or that there is none."""
-        *_, found = self._find(key)
+        try:
+            _, number, bucket, at, place, _, _ = self.locate(key)
+        except Damaged as damaged:
+            self.drop(damaged)
+            self.enter(key, content)
+            return
         if content is None:
-            if found is not None:
-                self.index.remove(found)
-        elif found is None:
-            self.index.put(self.index.room(key), content)
-        else:
-            self.index.put(found, content)
+            if place:
+                self.index.remove(number, bucket, at)
+                self._written[number] = self.end + 1
+            return
+        if not at:
+            number, bucket, at = self.index.room(key)
+        self.index.put(number, bucket, at, content)
 
     def know(self, end: int) -> None:
         """That all is in the index up to where the log ends now."""
@@ -167,6 +254,7 @@ class Generation:
         if (complete, size) != (self.noted, self.end):
             self.end = self.noted = complete
             self._beside_others = BESIDE_OTHERS
+            self._forget()
             if size > complete:
                 self.take_in(size)
 
@@ -179,58 +267,7 @@ class Generation:
             self.end = end
         for key, content in changes.items():
             self.enter(key, content)
+        self._forget()
         if self.end != self.noted:
             self.index.note_complete(self.end)
             self.noted = self.end
-
-
-class Looked:
-    """What there is of a key, for whoever holds the writer's lock."""
-
-    __slots__ = ("expires", "found", "generation", "key", "place")
-
-    def __init__(
-        self, generation: Generation, key: bytes, place: int, expires: float, found: Found | None
-    ) -> None:
-        self.generation = generation
-        self.key = key
-        self.place = place
-        self.expires = expires
-        self.found = found
-
-    @property
-    def is_live(self) -> bool:
-        return self.expires > time()
-
-    def revision(self) -> int:
-        """The revision of a live record, without reading its data; -1 where it is gone."""
-        if self.expires <= time():
-            return -1
-        seen, revision = self.generation.seen.get(self.key, NOT_SEEN)
-        if seen == self.place:
-            return revision
-        return logfile.read_revision(self.generation.log, self.place)
-
-    def read(self) -> Record | None:
-        """The live record. ``Damaged`` where it is not what the index says."""
-        if self.found is None or self.expires <= time():
-            return None
-        record = logfile.read_record(self.generation.log, self.key, self.place)
-        if record is None:
-            raise Damaged(self.found)
-        return record
-
-    def put(self, record: Record) -> None:
-        """Set the key, by one write."""
-        generation, key = self.generation, self.key
-        index, end = generation.index, generation.end
-        found = self.found
-        if found is None:
-            # First, since the index may be full.
-            found = index.room(key)
-            generation.crowded = generation.crowded or found[0] != crc32(key[PRINT:]) >> index.shift
-        data = logfile.put(key, record)
-        generation.log.append(data)
-        place = end << 24 | len(data) - logfile.OVERHEAD
-        index.put(found, slot(key[PRINT:], place, record[1]))
-        generation.know(end + len(data))

@@ -46,8 +46,6 @@ _CHUNK = 64 * 1024
 #: which each later write of a bucket costs many times as much.
 _WRITTEN = 4096
 
-#: A bucket's number, the bucket, where in it a key is.
-Found = tuple[int, bytes, int]
 #: Says what a slot is to be in another table; ``None``: nothing.
 Moved = Callable[[bytes], bytes | None]
 slot = _SLOT.pack
@@ -181,28 +179,17 @@ class Index:
             memoryview(data)[4:], self._seed ^ number
         ) == int.from_bytes(data[:4], "big")
 
-    def candidates(self, key: bytes) -> Iterator[Found]:
-        """Where slots are that may be the key's, in buckets that verify."""
-        ending = key[PRINT:]
-        number = crc32(ending) >> self.shift
-        while True:
-            bucket = self.bucket(number)
-            at = bucket.find(ending, HEAD)
-            while at >= 0:
-                if not (at - HEAD) % SLOT and at < HEAD + bucket[5] * SLOT:
-                    yield number, bucket, at
-                at = bucket.find(ending, at + 1)
-            if not bucket[4]:
-                return
-            number += 1
-
     def points_to(self, key: bytes, place: int) -> bool:
         """Whether the record at a place is the key's of now."""
         content = key[PRINT:] + _PLACE.pack(place)
-        home = crc32(key[PRINT:]) >> self.shift
-        if content in os.pread(self.descriptor, BUCKET, HEADER + home * BUCKET):
+        number = crc32(key[PRINT:]) >> self.shift
+        if content in os.pread(self.descriptor, BUCKET, HEADER + number * BUCKET):
             return True
-        return any(bucket.startswith(content, at) for _, bucket, at in self.candidates(key))
+        while content not in (bucket := self.bucket(number)):
+            if not bucket[4]:
+                return False
+            number += 1
+        return True
 
     def runs(self, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """All slots, of some homes after the other, and the hash that comes next.
@@ -234,7 +221,7 @@ class Index:
 
     # Changing
 
-    def room(self, key: bytes) -> Found:
+    def room(self, key: bytes) -> tuple[int, bytes, int]:
         """Where there is room for a key that is not there; ``Unsure`` where there is none."""
         number = crc32(key[PRINT:]) >> self.shift
         while number < self.homes + SPARE:
@@ -247,16 +234,16 @@ class Index:
             number += 1
         raise Unsure
 
-    def put(self, found: Found, content: bytes) -> None:
+    def put(self, number: int, bucket: bytes, at: int, content: bytes) -> bytes:
         """Fill a slot, which is the first that was free or one that is taken."""
-        number, bucket, at = found
-        count = max(bucket[5], (at - HEAD) // SLOT + 1)
-        data = b"".join((bucket[4:5], bytes((count,)), bucket[6:at], content, bucket[at + SLOT :]))
-        self._write(number, data)
+        if at == HEAD + bucket[5] * SLOT:
+            head = b"".join((bucket[4:5], bytes((bucket[5] + 1,)), bucket[6:at]))
+        else:
+            head = bucket[4:at]
+        return self._write(number, b"".join((head, content, bucket[at + SLOT :])))
 
-    def remove(self, found: Found) -> None:
+    def remove(self, number: int, bucket: bytes, at: int) -> None:
         """Empty a slot; the last one of its bucket takes its place."""
-        number, bucket, at = found
         count = bucket[5] - 1
         last = HEAD + count * SLOT
         data = bytearray(bucket)
@@ -265,9 +252,10 @@ class Index:
         data[5] = count
         self._write(number, bytes(data[4:]))
 
-    def _write(self, number: int, data: bytes) -> None:
-        check = crc32(data, self._seed ^ number).to_bytes(4, "big")
-        os.pwrite(self.descriptor, check + data, HEADER + number * BUCKET)
+    def _write(self, number: int, data: bytes) -> bytes:
+        bucket = crc32(data, self._seed ^ number).to_bytes(4, "big") + data
+        os.pwrite(self.descriptor, bucket, HEADER + number * BUCKET)
+        return bucket
 
 
 def _bucket(seed: int, slots: list[bytes], is_followed: bool) -> bytes:

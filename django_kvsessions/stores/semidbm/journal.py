@@ -20,7 +20,7 @@ from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailab
 from django_kvsessions.stores.process import locks
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm import recovery
-from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Damaged, Generation, Looked
+from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Damaged, Found, Generation
 from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
 from django_kvsessions.stores.semidbm.log import LogFile
 
@@ -89,7 +89,7 @@ class Journal:
             # Nothing moves while the writer's lock is held.
             self.begin()
             try:
-                return self.read(self.look(key))
+                return self.read(key)
             finally:
                 self.end()
 
@@ -199,12 +199,12 @@ class Journal:
 
     # Under the writer's lock, which is to say between begin and end
 
-    def look(self, key: bytes) -> Looked:
-        """What there is of a key now."""
+    def look(self, key: bytes) -> tuple[Generation, Found]:
+        """Where a key is now, and in what."""
         generation = self.generation
         assert generation is not None
         try:
-            return generation.find(key)
+            return generation, generation.look(key)
         except Damaged as damaged:
             self._drop(generation, damaged)
         except Unsure:
@@ -218,16 +218,16 @@ class Journal:
         else:
             self._reopen()
 
-    def put(self, looked: Looked, record: Record) -> Generation:
+    def put(self, key: bytes, record: Record, generation: Generation, found: Found) -> Generation:
         """Set a key, by one write; returns where it is then."""
         try:
-            looked.put(record)
-            return looked.generation
+            generation.put(key, record, found)
+            return generation
         except Unsure:
             # It is damaged where the key belongs, or full to the brim.
             generation = self.rebuild()
         try:
-            generation.find(looked.key).put(record)
+            generation.put(key, record, generation.locate(key))
         except Unsure:
             raise OSError(f"{self.index_path} has no room left") from None
         return generation
@@ -242,20 +242,20 @@ class Journal:
         except Unsure:
             self._renew(generation)
 
-    def read(self, looked: Looked) -> Record | None:
+    def read(self, key: bytes) -> Record | None:
         """A live record; one that is damaged is dropped."""
+        generation, found = self.look(key)
         try:
-            return looked.read()
+            return generation.read(key, found)
         except Damaged as damaged:
-            self._drop(looked.generation, damaged)
+            self._drop(generation, damaged)
             return None
 
     def _drop(self, generation: Generation, damaged: Damaged) -> None:
         security_log.error(
             "A session record in %s is damaged and reads as no session.", self.data_path
         )
-        generation.index.remove(damaged.found)
-        generation.damaged = True
+        generation.drop(damaged)
 
     def _catch_up(self) -> Generation:
         generation = self.generation

@@ -106,10 +106,10 @@ class SemidbmStore(Store):
         journal = self._journal
         journal.begin()
         try:
-            looked = journal.look(key)
-            if looked.is_live:
+            generation, found = journal.look(key)
+            if found.expires > time.time():
                 return False
-            generation = journal.put(looked, record)
+            generation = journal.put(key, record, generation, found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -121,13 +121,13 @@ class SemidbmStore(Store):
         journal = self._journal
         journal.begin()
         try:
-            looked = journal.look(key)
+            generation, found = journal.look(key)
             if expected is None:
-                if not looked.is_live:
+                if found.expires <= time.time():
                     return False
-            elif looked.revision() != expected:
+            elif generation.revision(found) != expected:
                 return False
-            generation = journal.put(looked, record)
+            generation = journal.put(key, record, generation, found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -139,12 +139,12 @@ class SemidbmStore(Store):
         journal = self._journal
         journal.begin()
         try:
-            looked = journal.look(key)
-            record = journal.read(looked)
+            record = journal.read(key)
             if record is None or expected not in (None, record.revision):
                 return False
             # The log only grows, so moving the expiry means writing the record again.
-            generation = journal.put(looked, record._replace(expires=expires))
+            generation, found = journal.look(key)
+            generation = journal.put(key, record._replace(expires=expires), generation, found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -156,15 +156,14 @@ class SemidbmStore(Store):
         journal = self._journal
         journal.begin()
         try:
-            looked = journal.look(key)
-            was_live = looked.is_live
-            if looked.found is None:
+            generation, found = journal.look(key)
+            if not found.place:
                 return False
-            looked.generation.remove([key])
+            generation.remove([key])
         finally:
             journal.end()
-        self._acknowledge(looked.generation)
-        return was_live
+        self._acknowledge(generation)
+        return found.expires > time.time()
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Looks at every entry of the index, and compacts the log where that pays."""
@@ -288,8 +287,8 @@ class SemidbmStore(Store):
         journal.begin()
         try:
             limit = time.time()
-            found = [journal.look(key) for key in keys]
-            expired = [one.key for one in found if one.found and one.expires <= limit]
+            found = [(key, journal.look(key)[1]) for key in keys]
+            expired = [key for key, one in found if one.place and one.expires <= limit]
             generation = journal.generation
             assert generation is not None
             if expired:
