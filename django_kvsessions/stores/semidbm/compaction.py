@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout, sync_folder
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Generation
+from django_kvsessions.stores.semidbm.generation import Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Unsure, depth_for, slot, unpack_slot
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
@@ -162,13 +162,14 @@ class Compaction:
         if os.geteuid() == 0:
             os.fchown(log.descriptor, status.st_uid, status.st_gid)
         log.append(logfile.FILE_HEADER)
-        moved = self._copy_live(former, log, end)
+        moved = Moved()
+        self._copy_live(former, log, end, moved)
         log.sync()
         depth = depth_for(len(moved))
         index = former.index.rewritten(journal.new_index(), log.identity, depth, moved)
         new = Generation(log, index)
         new.end = log.size()
-        new.compact_from = index.compact_from = 2 * new.end + GARBAGE_FLOOR
+        new.compact_from = index.compact_from = worth_from(new.end)
         position = end
 
         def copy(stop: int) -> None:
@@ -187,11 +188,10 @@ class Compaction:
         finally:
             journal.end()
 
-    def _copy_live(self, generation: Generation, new: LogFile, stop: int) -> Moved:
+    def _copy_live(self, generation: Generation, new: LogFile, stop: int, moved: Moved) -> None:
         log, index = generation.log, generation.index
         position = len(logfile.FILE_HEADER)
         limit = time.time()
-        moved = Moved()
         buffer, written, synced = bytearray(), new.size(), 0
         while position < stop:
             for key, start, end, size, expires in logfile.read_log(log, position, stop):
@@ -213,7 +213,6 @@ class Compaction:
                 set_aside(log, position, found, self._journal.path)
                 position = found
         new.append(bytes(buffer))
-        return moved
 
 
 class Pace:

@@ -25,7 +25,7 @@ from django_kvsessions.stores.semidbm.index import (
 )
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Damaged", "Found", "Generation"]
+__all__ = ["Damaged", "Found", "Generation", "worth_from"]
 
 #: Garbage up to this many bytes is never worth a compaction.
 GARBAGE_FLOOR = 4 * 1024 * 1024
@@ -35,6 +35,11 @@ SEEN_LATELY = 1000
 ALONE = 16 * 1024
 #: For how many writes one that has met another's does so each time.
 BESIDE_OTHERS = 64
+
+
+def worth_from(live: int) -> int:
+    """From which size of the log on its garbage exceeds that many live bytes enough."""
+    return 2 * live + GARBAGE_FLOOR
 
 
 class Found(NamedTuple):
@@ -93,7 +98,7 @@ class Generation:
             for _, slots in self.index.runs()
             for one in slots
         )
-        self.compact_from = self.index.compact_from = 2 * live + GARBAGE_FLOOR
+        self.compact_from = self.index.compact_from = worth_from(live)
         return self.damaged or self.end > self.compact_from
 
     def is_crowded(self) -> bool:

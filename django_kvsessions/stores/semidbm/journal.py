@@ -20,7 +20,7 @@ from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailab
 from django_kvsessions.stores.process import locks
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm import recovery
-from django_kvsessions.stores.semidbm.generation import GARBAGE_FLOOR, Damaged, Found, Generation
+from django_kvsessions.stores.semidbm.generation import Damaged, Found, Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
 from django_kvsessions.stores.semidbm.log import LogFile
 
@@ -59,6 +59,8 @@ class Journal:
 
     def after_fork(self) -> None:
         """In the child: threads are gone, and the lock file belongs to the parent."""
+        # What the parent has open would not tell that there are two who have it.
+        self.generation = None
         self._file_lock.close()
         self._make_locks()
 
@@ -214,7 +216,7 @@ class Journal:
     def _renew(self, generation: Generation) -> None:
         """The index was replaced, or is damaged."""
         if generation.index.is_as_it_was() and self.is_in_place(generation):
-            self.rebuild()
+            self.rebuild(generation.log)
         else:
             self._reopen()
 
@@ -225,7 +227,7 @@ class Journal:
             return generation
         except Unsure:
             # It is damaged where the key belongs, or full to the brim.
-            generation = self.rebuild()
+            generation = self.rebuild(generation.log)
         try:
             generation.put(key, record, generation.locate(key))
         except Unsure:
@@ -273,14 +275,14 @@ class Journal:
         self.generation = None
         log = self._open_log()
         if log is None:
-            return self.rebuild()
+            return self.rebuild(self._create_log())
         try:
             generation = Generation(log, Index(os.open(self.index_path, os.O_RDWR)))
             if generation.index.log != log.identity:
                 raise Unsure
             self._take_in(generation)
         except (FileNotFoundError, Unsure):
-            return self.rebuild()
+            return self.rebuild(log)
         return self.use(generation)
 
     def _take_in(self, generation: Generation) -> None:
@@ -297,17 +299,16 @@ class Journal:
             raise Unsure
         recovery.cut_off(generation.log, generation.end, self.path)
 
-    def rebuild(self) -> Generation:
+    def rebuild(self, log: LogFile) -> Generation:
         """Make an index from the log."""
         self.generation = None
-        log = self._open_log() or self._create_log()
         contents = recovery.Contents(log)
         contents.recover(self.path)
         self._retire(log)
         depth = depth_for(len(contents.index))
         index = Index.write(self.new_index(), log.identity, depth, contents.by_home(depth))
         index.note_complete(contents.end)
-        index.compact_from = 2 * contents.live_bytes() + GARBAGE_FLOOR
+        index.compact_from = worth_from(contents.live_bytes())
         generation = Generation(log, index)
         generation.end = generation.noted = contents.end
         generation.damaged = contents.damaged
