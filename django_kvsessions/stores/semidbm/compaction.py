@@ -129,7 +129,7 @@ class Compaction:
     def _grow(self) -> None:
         former, end = self._start()
         index = former.index
-        depth = index.depth + (1 if index.depth >= 12 else 3)
+        depth = index.depth + (1 if index.depth >= 12 else 2)
         new = Generation(
             former.log, index.rewritten(self._journal.new_index(), index.log, depth, Pace())
         )

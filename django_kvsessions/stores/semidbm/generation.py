@@ -15,13 +15,13 @@ from django_kvsessions.stores.semidbm.index import (
     HEAD,
     HEADER,
     PRINT,
-    SLOT,
-    SLOTS,
+    VALUE,
+    VALUES,
     Index,
     Unsure,
-    slot,
-    unpack_place,
+    pack_value,
     unpack_slot,
+    unpack_value,
 )
 from django_kvsessions.stores.semidbm.log import LogFile
 
@@ -29,6 +29,7 @@ __all__ = ["Damaged", "Found", "Generation", "worth_from"]
 
 #: Garbage up to this many bytes is never worth a compaction.
 GARBAGE_FLOOR = 4 * 1024 * 1024
+_new = tuple.__new__
 #: How many sessions a process keeps in mind.
 SEEN_LATELY = 1000
 #: How many bytes a process that writes alone appends before it notes that the index has them.
@@ -45,14 +46,13 @@ def worth_from(live: int) -> int:
 class Found(NamedTuple):
     """Where a key is, or where it is to be, as it was when ``end`` was where the log ended.
 
-    The number of its bucket, that, and where its slot is; its place in the log (0: it is not
-    there), its expiry, and its revision (-1: not known).
+    The number of its bucket and the slot there (-1: not known); its place in the log (0: it is
+    not there), its expiry, and its revision (-1: not known).
     """
 
     end: int
     number: int
-    bucket: bytes
-    at: int
+    slot: int
     place: int
     expires: float
     revision: int
@@ -61,8 +61,8 @@ class Found(NamedTuple):
 class Damaged(Exception):
     """The record of a key does not verify."""
 
-    def __init__(self, number: int, bucket: bytes, at: int) -> None:
-        self.slot = number, bucket, at
+    def __init__(self, number: int, slot: int) -> None:
+        self.slot = number, slot
 
 
 class Generation:
@@ -73,7 +73,7 @@ class Generation:
         self.index = index
         #: What was found lately, so that a save after a load need not look. It holds while
         #: no other process has written since (``_floor``), nor this one in that bucket.
-        self._seen: dict[bytes, tuple[int, int, bytes, int, int, float, int]] = {}
+        self._seen: dict[bytes, Found] = {}
         self._floor = 0
         self._written: dict[int, int] = {}
         #: Where the log ended when this process last had the writer's lock.
@@ -94,7 +94,7 @@ class Generation:
         if not self.damaged and self.end <= self.compact_from:
             return False
         live = sum(
-            logfile.record_bytes(unpack_place(one)[0])
+            logfile.record_bytes(unpack_slot(one)[1])
             for _, slots in self.index.runs()
             for one in slots
         )
@@ -113,13 +113,15 @@ class Generation:
         # What locate() does, for the one bucket that nearly every load needs.
         number = crc32(ending) >> index.shift
         bucket = os.pread(index.descriptor, BUCKET, number * BUCKET + HEADER)
-        at = bucket.find(ending, HEAD)
-        if at >= 0 and (at - HEAD) % SLOT == 0:
-            (place,) = unpack_place(bucket, at)
+        at = bucket.find(ending, HEAD, VALUES) - HEAD
+        if at >= 0 and not at & 7:
+            place, _ = unpack_value(bucket, VALUES + (at << 1))
             record = logfile.read_record(self.log, key, place)
             if record is not None:
-                expires = record[1]
-                self._see(key, (end, number, bucket, at, place, expires, record[2]))
+                expires, seen = record[1], self._seen
+                if len(seen) >= SEEN_LATELY:
+                    seen.clear()
+                seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2]))
                 return record if expires > time() else None
         try:
             found = self.locate(key)
@@ -132,32 +134,24 @@ class Generation:
             raise Unsure
         return record if record.expires > time() else None
 
-    def _see(self, key: bytes, found: tuple[int, int, bytes, int, int, float, int]) -> None:
-        if len(self._seen) >= SEEN_LATELY:
-            self._seen.clear()
-        self._seen[key] = found
-
     def locate(self, key: bytes) -> Found:
-        """Where a key is, or would be put in its first bucket."""
+        """Where a key is. ``Unsure`` where what the index says is not what the log has."""
         index, end = self.index, self.end
         ending = key[PRINT:]
-        number = home = crc32(ending) >> index.shift
+        number = crc32(ending) >> index.shift
         while True:
             bucket = index.bucket(number)
-            at = bucket.find(ending, HEAD)
+            at = index.find(bucket, ending)
             while at >= 0:
-                if not (at - HEAD) % SLOT and at < HEAD + bucket[5] * SLOT:
-                    _, place, expires = unpack_slot(bucket, at)
-                    whose = logfile.read_key(self.log, place)
-                    if whose == key:
-                        return Found(end, number, bucket, at, place, expires, -1)
-                    if logfile.read_record(self.log, whose, place) is None:
-                        raise Damaged(number, bucket, at)
-                at = bucket.find(ending, at + 1)
+                place, expires = unpack_value(bucket, VALUES + at * VALUE)
+                whose = logfile.read_key(self.log, place)
+                if whose == key:
+                    return Found(end, number, at, place, expires, -1)
+                if logfile.read_record(self.log, whose, place) is None:
+                    raise Unsure
+                at = index.find(bucket, ending, at + 1)
             if not bucket[4]:
-                # Where there is room, if it is at home.
-                at = HEAD + bucket[5] * SLOT if number == home and bucket[5] < SLOTS else 0
-                return Found(end, number, bucket, at, 0, 0.0, -1)
+                return Found(end, number, -1, 0, 0.0, -1)
             number += 1
 
     # Only for the one process that holds the writer's lock
@@ -168,43 +162,46 @@ class Generation:
         if found is not None:
             end = found[0]
             if end >= self._floor and end >= self._written.get(found[1], 0):
-                return Found._make(found)
+                return found
         return self.locate(key)
 
     def revision(self, found: Found) -> int:
         """The revision of a live record, without reading its data; -1 where it is gone."""
-        _, _, _, _, place, expires, revision = found
+        _, _, _, place, expires, revision = found
         if expires <= time():
             return -1
         return logfile.read_revision(self.log, place) if revision < 0 else revision
 
     def read(self, key: bytes, found: Found) -> Record | None:
         """A live record. ``Damaged`` where it is not what the index says."""
-        _, number, bucket, at, place, expires, _ = found
-        if expires <= time():
+        if found.expires <= time():
             return None
-        record = logfile.read_record(self.log, key, place)
+        record = logfile.read_record(self.log, key, found.place)
         if record is None:
-            raise Damaged(number, bucket, at)
+            raise Damaged(found.number, found.slot)
         return record
+
+    def room(self, key: bytes, found: Found) -> Found:
+        """Where a key goes that is not there; ``Unsure`` where the index is full."""
+        number, _ = self.index.room(key)
+        self.crowded = self.crowded or number != crc32(key[PRINT:]) >> self.index.shift
+        return found._replace(number=number)
 
     def put(self, key: bytes, record: Record, found: Found) -> None:
         """Set a key, by one write."""
-        _, number, bucket, at, place, _, _ = found
-        if not place and not at:
-            # First, since the index may be full.
-            number, bucket, at = self.index.room(key)
-            self.crowded = True
+        data = logfile.put(key, record)
+        start = self.end
+        end = start + len(data)
+        value = pack_value(start << 24 | len(data) - logfile.OVERHEAD, record[1])
+        self.log.append(data)
+        _, number, slot, _, _, _ = found
+        if slot < 0:
+            self.index.add(number, key, value)
+        else:
+            self.index.move(number, slot, value)
         if len(self._written) > SEEN_LATELY:
             self._forget()
-        data = logfile.put(key, record)
-        place = self.end << 24 | len(data) - logfile.OVERHEAD
-        self.log.append(data)
-        expires = record[1]
-        bucket = self.index.put(number, bucket, at, slot(key[PRINT:], place, expires))
-        end = self.end + len(data)
         self._written[number] = end
-        self._see(key, (end, number, bucket, at, place, expires, record[2]))
         self.know(end)
 
     def remove(self, keys: list[bytes]) -> None:
@@ -225,22 +222,17 @@ class Generation:
         self._seen.clear()
         self._written.clear()
 
-    def enter(self, key: bytes, content: bytes | None) -> None:
+    def enter(self, key: bytes, value: bytes | None) -> None:
         """Say in the index where a key's record is now, or that there is none."""
-        try:
-            _, number, bucket, at, place, _, _ = self.locate(key)
-        except Damaged as damaged:
-            self.drop(damaged)
-            self.enter(key, content)
-            return
-        if content is None:
-            if place:
-                self.index.remove(number, bucket, at)
-                self._written[number] = self.end + 1
-            return
-        if not at:
-            number, bucket, at = self.index.room(key)
-        self.index.put(number, bucket, at, content)
+        found = self.locate(key)
+        if value is None:
+            if found.place:
+                self.index.remove(found.number, found.slot)
+                self._written[found.number] = self.end + 1
+        elif found.place:
+            self.index.move(found.number, found.slot, value)
+        else:
+            self.index.add(self.room(key, found).number, key, value)
 
     def know(self, end: int) -> None:
         """That all is in the index up to where the log ends now."""
@@ -268,10 +260,10 @@ class Generation:
         changes: dict[bytes, bytes | None] = {}
         for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
             place = logfile.place_of(start, size)
-            changes[key] = slot(key[PRINT:], place, expires) if size > 0 else None
+            changes[key] = pack_value(place, expires) if size > 0 else None
             self.end = end
-        for key, content in changes.items():
-            self.enter(key, content)
+        for key, value in changes.items():
+            self.enter(key, value)
         self._forget()
         if self.end != self.noted:
             self.index.note_complete(self.end)

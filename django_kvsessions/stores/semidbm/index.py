@@ -1,12 +1,13 @@
 """Where each session is in the log: one hash table on disk for all processes of the machine.
 
-A file of buckets, each read and written as a whole. A slot has the end of a key, which says
-which bucket is its home, the expiry, and where the record is. What finds no room at home goes
-to the next bucket that has some, and each full one that it passes says so.
+A file of buckets, each read as a whole. It has the ends of some keys, which also say which
+bucket is their home, with a checksum; and for each of them where the record is, and its expiry.
+What finds no room at home goes to the next bucket that has some, and each full one that it
+passes says so.
 
-Readers take no lock. What a slot says is believed where the log has the key's record there;
-that a key is absent, where the buckets verify. All else is ``Unsure``, which is settled under
-the writer's lock. A table that was replaced is cut to nothing, and reads as unsure too.
+Readers take no lock. Where a record is said to be is believed where the log has the key's
+there; that a key is absent, where the buckets verify. All else is ``Unsure``, which is settled
+under the writer's lock. A table that was replaced is cut to nothing, and reads as unsure too.
 
 It is never synced: a table is believed within the boot in which it was made.
 """
@@ -25,22 +26,24 @@ from django_kvsessions.stores.process.boot import NO_BOOT, boot_identity
 
 __all__ = ["Index", "Unsure", "depth_for", "slot"]
 
-HEADER, BUCKET, HEAD, SLOT = 4096, 256, 16, 24
-SLOTS = (BUCKET - HEAD) // SLOT
+HEADER, BUCKET, HEAD = 4096, 256, 16
+#: In a bucket the ends of keys come first, then the values, as many of each.
+ENDING, VALUE, SLOTS = 8, 16, 10
+VALUES = HEAD + SLOTS * ENDING
 #: Buckets behind those that are homes, for what the last of them have no room for.
 SPARE = 64
 SMALLEST, LARGEST = 8, 30
 #: How full a table is made at most, and how full it becomes before it is made anew.
 FILLED, CROWDED = 0.35, 0.55
 #: Where the end of the key begins that a slot has. Sessions' keys are hashes.
-PRINT = KEY_SIZE - 8
+PRINT = KEY_SIZE - ENDING
 
 _FIXED = struct.Struct(">8s8s16sQQQQI")
 MAGIC = b"kvindex2"
 #: Places in the header of two numbers: see ``complete`` and ``compact_from``.
 COMPLETE_AT, COMPACT_AT = 128, 192
 _SLOT = struct.Struct(">8sQd")
-_PLACE = struct.Struct(">Q")
+_VALUE = struct.Struct(">Qd")
 _CHUNK = 64 * 1024
 #: What is written at once: of larger writes the system makes larger pieces of memory, in
 #: which each later write of a bucket costs many times as much.
@@ -49,8 +52,9 @@ _WRITTEN = 4096
 #: Says what a slot is to be in another table; ``None``: nothing.
 Moved = Callable[[bytes], bytes | None]
 slot = _SLOT.pack
-unpack_slot = _SLOT.unpack_from
-unpack_place = struct.Struct(">8xQ").unpack_from
+unpack_slot = _SLOT.unpack
+unpack_value = _VALUE.unpack_from
+pack_value = _VALUE.pack
 
 
 class Unsure(Exception):
@@ -175,21 +179,30 @@ class Index:
         raise Unsure
 
     def _verifies(self, data: bytes, number: int) -> bool:
-        return len(data) == BUCKET and crc32(
-            memoryview(data)[4:], self._seed ^ number
-        ) == int.from_bytes(data[:4], "big")
+        return len(data) == BUCKET and crc32(data[4:VALUES], self._seed ^ number) == int.from_bytes(
+            data[:4], "big"
+        )
+
+    def find(self, bucket: bytes, ending: bytes, start: int = 0) -> int:
+        """Which slot of a bucket, from one on, has the end of a key; -1: none."""
+        at = bucket.find(ending, HEAD + start * ENDING, HEAD + bucket[5] * ENDING)
+        while at >= 0 and at % ENDING:
+            at = bucket.find(ending, at + 1, HEAD + bucket[5] * ENDING)
+        return (at - HEAD) // ENDING if at >= 0 else -1
 
     def points_to(self, key: bytes, place: int) -> bool:
         """Whether the record at a place is the key's of now."""
-        content = key[PRINT:] + _PLACE.pack(place)
         number = crc32(key[PRINT:]) >> self.shift
-        if content in os.pread(self.descriptor, BUCKET, HEADER + number * BUCKET):
-            return True
-        while content not in (bucket := self.bucket(number)):
+        while True:
+            bucket = self.bucket(number)
+            at = self.find(bucket, key[PRINT:])
+            while at >= 0:
+                if unpack_value(bucket, VALUES + at * VALUE)[0] == place:
+                    return True
+                at = self.find(bucket, key[PRINT:], at + 1)
             if not bucket[4]:
                 return False
             number += 1
-        return True
 
     def runs(self, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """All slots, of some homes after the other, and the hash that comes next.
@@ -206,8 +219,11 @@ class Index:
                 bucket = data[at : at + BUCKET]
                 if not self._verifies(bucket, number):
                     bucket = self.bucket(number)
-                end = HEAD + bucket[5] * SLOT
-                found += [bucket[at : at + SLOT] for at in range(HEAD, end, SLOT)]
+                found += [
+                    bucket[HEAD + at * 8 : HEAD + at * 8 + 8]
+                    + bucket[VALUES + at * 16 : VALUES + at * 16 + 16]
+                    for at in range(bucket[5])
+                ]
                 if not bucket[4] and number < self.homes - 1:
                     yield number + 1 << self.shift, found
                     found = []
@@ -221,45 +237,54 @@ class Index:
 
     # Changing
 
-    def room(self, key: bytes) -> tuple[int, bytes, int]:
-        """Where there is room for a key that is not there; ``Unsure`` where there is none."""
+    def room(self, key: bytes) -> tuple[int, int]:
+        """In which bucket and slot there is room for a key that is not there.
+
+        ``Unsure`` where there is none.
+        """
         number = crc32(key[PRINT:]) >> self.shift
         while number < self.homes + SPARE:
             bucket = self.bucket(number)
             if bucket[5] < SLOTS:
-                return number, bucket, HEAD + bucket[5] * SLOT
+                return number, bucket[5]
             if not bucket[4]:
                 # Before anything is behind it, for a process may be killed at any time.
                 self._write(number, b"\1" + bucket[5:])
             number += 1
         raise Unsure
 
-    def put(self, number: int, bucket: bytes, at: int, content: bytes) -> bytes:
-        """Fill a slot, which is the first that was free or one that is taken."""
-        if at == HEAD + bucket[5] * SLOT:
-            head = b"".join((bucket[4:5], bytes((bucket[5] + 1,)), bucket[6:at]))
-        else:
-            head = bucket[4:at]
-        return self._write(number, b"".join((head, content, bucket[at + SLOT :])))
+    def move(self, number: int, at: int, value: bytes) -> None:
+        """Say of a key that is there where its record is now."""
+        # Not the whole bucket, whose checksum is about which keys are there.
+        os.pwrite(self.descriptor, value, HEADER + number * BUCKET + VALUES + at * VALUE)
 
-    def remove(self, number: int, bucket: bytes, at: int) -> None:
+    def add(self, number: int, key: bytes, value: bytes) -> None:
+        """Fill the first slot of a bucket that is free."""
+        bucket = bytearray(self.bucket(number))
+        at = bucket[5]
+        bucket[HEAD + at * ENDING : HEAD + (at + 1) * ENDING] = key[PRINT:]
+        bucket[VALUES + at * VALUE : VALUES + (at + 1) * VALUE] = value
+        bucket[5] = at + 1
+        self._write(number, bytes(bucket[4:]))
+
+    def remove(self, number: int, at: int) -> None:
         """Empty a slot; the last one of its bucket takes its place."""
-        count = bucket[5] - 1
-        last = HEAD + count * SLOT
-        data = bytearray(bucket)
-        data[at : at + SLOT] = data[last : last + SLOT]
-        data[last : last + SLOT] = bytes(SLOT)
-        data[5] = count
-        self._write(number, bytes(data[4:]))
+        bucket = bytearray(self.bucket(number))
+        last = bucket[5] = bucket[5] - 1
+        for first, size in ((HEAD, ENDING), (VALUES, VALUE)):
+            end = first + last * size
+            bucket[first + at * size : first + (at + 1) * size] = bucket[end : end + size]
+            bucket[end : end + size] = bytes(size)
+        self._write(number, bytes(bucket[4:]))
 
-    def _write(self, number: int, data: bytes) -> bytes:
-        bucket = crc32(data, self._seed ^ number).to_bytes(4, "big") + data
-        os.pwrite(self.descriptor, bucket, HEADER + number * BUCKET)
-        return bucket
+    def _write(self, number: int, data: bytes) -> None:
+        check = crc32(data[: VALUES - 4], self._seed ^ number).to_bytes(4, "big")
+        os.pwrite(self.descriptor, check + data, HEADER + number * BUCKET)
 
 
 def _bucket(seed: int, slots: list[bytes], is_followed: bool) -> bytes:
     slots = slots[:SLOTS]
-    data = bytes((is_followed, len(slots))) + bytes(10) + b"".join(slots)
-    data = data.ljust(BUCKET - 4, b"\0")
-    return crc32(data, seed).to_bytes(4, "big") + data
+    data = bytes((is_followed, len(slots))) + bytes(10) + b"".join([one[:8] for one in slots])
+    data = data.ljust(VALUES - 4, b"\0")
+    check = crc32(data, seed).to_bytes(4, "big")
+    return (check + data + b"".join([one[8:] for one in slots])).ljust(BUCKET, b"\0")

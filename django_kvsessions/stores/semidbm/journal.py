@@ -207,8 +207,6 @@ class Journal:
         assert generation is not None
         try:
             return generation, generation.look(key)
-        except Damaged as damaged:
-            self._drop(generation, damaged)
         except Unsure:
             self._renew(generation)
         return self.look(key)
@@ -220,19 +218,17 @@ class Journal:
         else:
             self._reopen()
 
-    def put(self, key: bytes, record: Record, generation: Generation, found: Found) -> Generation:
-        """Set a key, by one write; returns where it is then."""
+    def room(self, key: bytes, generation: Generation, found: Found) -> tuple[Generation, Found]:
+        """Where a key goes that is not there."""
         try:
-            generation.put(key, record, found)
-            return generation
+            return generation, generation.room(key, found)
         except Unsure:
             # It is damaged where the key belongs, or full to the brim.
             generation = self.rebuild(generation.log)
         try:
-            generation.put(key, record, generation.locate(key))
+            return generation, generation.room(key, generation.locate(key))
         except Unsure:
             raise OSError(f"{self.index_path} has no room left") from None
-        return generation
 
     def look_at_all(self) -> None:
         """That the whole index can be read."""

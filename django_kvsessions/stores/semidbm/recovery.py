@@ -16,7 +16,7 @@ from zlib import crc32
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.index import PRINT, slot, unpack_place, unpack_slot
+from django_kvsessions.stores.semidbm.index import PRINT, slot, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
 __all__ = ["Contents", "cut_off", "note_synced", "set_aside"]
@@ -76,7 +76,7 @@ class Contents:
         self.end = end
 
     def live_bytes(self) -> int:
-        return sum(logfile.record_bytes(unpack_place(one)[0]) for one in self.index.values())
+        return sum(logfile.record_bytes(unpack_slot(one)[1]) for one in self.index.values())
 
     def by_home(self, depth: int) -> Iterable[list[bytes]]:
         """For an index: the slots of each home. Nothing is left here."""

@@ -31,7 +31,7 @@ from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation
-from django_kvsessions.stores.semidbm.index import Unsure, unpack_place, unpack_slot
+from django_kvsessions.stores.semidbm.index import Unsure, unpack_slot
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
 from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm.syncing import Syncer
@@ -109,7 +109,9 @@ class SemidbmStore(Store):
             generation, found = journal.look(key)
             if found.expires > time.time():
                 return False
-            generation = journal.put(key, record, generation, found)
+            if not found.place:
+                generation, found = journal.room(key, generation, found)
+            generation.put(key, record, found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -127,7 +129,7 @@ class SemidbmStore(Store):
                     return False
             elif generation.revision(found) != expected:
                 return False
-            generation = journal.put(key, record, generation, found)
+            generation.put(key, record, found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -144,7 +146,7 @@ class SemidbmStore(Store):
                 return False
             # The log only grows, so moving the expiry means writing the record again.
             generation, found = journal.look(key)
-            generation = journal.put(key, record._replace(expires=expires), generation, found)
+            generation.put(key, record._replace(expires=expires), found)
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -170,7 +172,7 @@ class SemidbmStore(Store):
         limit = time.time()
         keys: list[bytes] = []
         for log, slots in self._runs():
-            places = [unpack_place(one)[0] for one in slots if unpack_slot(one)[2] <= limit]
+            places = [unpack_slot(one)[1] for one in slots if unpack_slot(one)[2] <= limit]
             keys += [logfile.read_key(log, place) for place in places]
             while len(keys) >= batch_size:
                 yield self._delete_still_expired(keys[:batch_size])
@@ -183,7 +185,7 @@ class SemidbmStore(Store):
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         for log, slots in self._runs():
             for one in slots:
-                key = logfile.read_key(log, unpack_place(one)[0])
+                key = logfile.read_key(log, unpack_slot(one)[1])
                 record = self.load(key) if len(key) == KEY_SIZE else None
                 if record is not None:
                     yield key, record
@@ -196,7 +198,7 @@ class SemidbmStore(Store):
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
         for log, slots in self._runs():
             for one in slots:
-                (place,) = unpack_place(one)
+                place = unpack_slot(one)[1]
                 if logfile.read_owner(log, place) == owner:
                     record = self.load(logfile.read_key(log, place))
                     if record is not None and record.owner == owner:
