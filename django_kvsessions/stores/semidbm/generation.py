@@ -15,6 +15,7 @@ from django_kvsessions.stores.semidbm.index import (
     HEAD,
     HEADER,
     PRINT,
+    SLOTS,
     VALUE,
     VALUES,
     Index,
@@ -46,8 +47,8 @@ def worth_from(live: int) -> int:
 class Found(NamedTuple):
     """Where a key is, or where it is to be, as it was when ``end`` was where the log ended.
 
-    The number of its bucket and the slot there (-1: not known); its place in the log (0: it is
-    not there), its expiry, and its revision (-1: not known).
+    The number of its bucket and the slot there (-1: none yet); its place in the log (0: it is
+    not there), its expiry, and its revision (-1: not known); the bucket of what is not there.
     """
 
     end: int
@@ -56,6 +57,7 @@ class Found(NamedTuple):
     place: int
     expires: float
     revision: int
+    bucket: bytes = b""
 
 
 class Damaged(Exception):
@@ -121,7 +123,7 @@ class Generation:
                 expires, seen = record[1], self._seen
                 if len(seen) >= SEEN_LATELY:
                     seen.clear()
-                seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2]))
+                seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2], b""))
                 return record if expires > time() else None
         try:
             found = self.locate(key)
@@ -151,7 +153,7 @@ class Generation:
                     raise Unsure
                 at = index.find(bucket, ending, at + 1)
             if not bucket[4]:
-                return Found(end, number, -1, 0, 0.0, -1)
+                return Found(end, number, -1, 0, 0.0, -1, bucket)
             number += 1
 
     # Only for the one process that holds the writer's lock
@@ -167,7 +169,7 @@ class Generation:
 
     def revision(self, found: Found) -> int:
         """The revision of a live record, without reading its data; -1 where it is gone."""
-        _, _, _, place, expires, revision = found
+        _, _, _, place, expires, revision, _ = found
         if expires <= time():
             return -1
         return logfile.read_revision(self.log, place) if revision < 0 else revision
@@ -183,9 +185,11 @@ class Generation:
 
     def room(self, key: bytes, found: Found) -> Found:
         """Where a key goes that is not there; ``Unsure`` where the index is full."""
-        number, _ = self.index.room(key)
-        self.crowded = self.crowded or number != crc32(key[PRINT:]) >> self.index.shift
-        return found._replace(number=number)
+        if found.bucket[5] < SLOTS and found.number == crc32(key[PRINT:]) >> self.index.shift:
+            return found
+        self.crowded = True
+        number, bucket = self.index.room(key)
+        return found._replace(number=number, bucket=bucket)
 
     def put(self, key: bytes, record: Record, found: Found) -> None:
         """Set a key, by one write."""
@@ -194,9 +198,9 @@ class Generation:
         end = start + len(data)
         value = pack_value(start << 24 | len(data) - logfile.OVERHEAD, record[1])
         self.log.append(data)
-        _, number, slot, _, _, _ = found
+        _, number, slot, _, _, _, bucket = found
         if slot < 0:
-            self.index.add(number, key, value)
+            self.index.add(number, bucket, key, value)
         else:
             self.index.move(number, slot, value)
         if len(self._written) > SEEN_LATELY:
@@ -232,7 +236,8 @@ class Generation:
         elif found.place:
             self.index.move(found.number, found.slot, value)
         else:
-            self.index.add(self.room(key, found).number, key, value)
+            found = self.room(key, found)
+            self.index.add(found.number, found.bucket, key, value)
 
     def know(self, end: int) -> None:
         """That all is in the index up to where the log ends now."""

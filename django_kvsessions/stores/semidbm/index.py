@@ -237,8 +237,8 @@ class Index:
 
     # Changing
 
-    def room(self, key: bytes) -> tuple[int, int]:
-        """In which bucket and slot there is room for a key that is not there.
+    def room(self, key: bytes) -> tuple[int, bytes]:
+        """Which bucket has room for a key that is not there.
 
         ``Unsure`` where there is none.
         """
@@ -246,7 +246,7 @@ class Index:
         while number < self.homes + SPARE:
             bucket = self.bucket(number)
             if bucket[5] < SLOTS:
-                return number, bucket[5]
+                return number, bucket
             if not bucket[4]:
                 # Before anything is behind it, for a process may be killed at any time.
                 self._write(number, b"\1" + bucket[5:])
@@ -258,14 +258,14 @@ class Index:
         # Not the whole bucket, whose checksum is about which keys are there.
         os.pwrite(self.descriptor, value, HEADER + number * BUCKET + VALUES + at * VALUE)
 
-    def add(self, number: int, key: bytes, value: bytes) -> None:
+    def add(self, number: int, bucket: bytes, key: bytes, value: bytes) -> None:
         """Fill the first slot of a bucket that is free."""
-        bucket = bytearray(self.bucket(number))
-        at = bucket[5]
-        bucket[HEAD + at * ENDING : HEAD + (at + 1) * ENDING] = key[PRINT:]
-        bucket[VALUES + at * VALUE : VALUES + (at + 1) * VALUE] = value
-        bucket[5] = at + 1
-        self._write(number, bytes(bucket[4:]))
+        count = bucket[5]
+        at, to = HEAD + count * ENDING, VALUES + count * VALUE
+        head = b"".join(
+            (bucket[4:5], bytes((count + 1,)), bucket[6:at], key[PRINT:], bucket[at + ENDING : to])
+        )
+        self._write(number, b"".join((head, value, bucket[to + VALUE :])))
 
     def remove(self, number: int, at: int) -> None:
         """Empty a slot; the last one of its bucket takes its place."""
