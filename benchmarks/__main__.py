@@ -21,6 +21,7 @@ from benchmarks import (
     processes,
     report,
     served,
+    shared,
 )
 from benchmarks.command import Command
 from benchmarks.measure import Result
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "races": http.Races,
     "load-profile": load_profile.LoadProfile,
     "compare": compare.Compare,
+    "shared": shared.Shared,
     "figures": figures.Figures,
 }
 

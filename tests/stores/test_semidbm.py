@@ -638,6 +638,7 @@ def test_garbage_is_compacted_by_itself(
     for revision in range(2000):
         store.replace(key(1), record(revision))
         assert reader.load(key(1)) == record(revision)
+    assert store.replace(key(1), record(5))
     deadline = time.monotonic() + 30
     while (folder / "data").stat().st_size > 60_000 and time.monotonic() < deadline:
         time.sleep(0.05)
