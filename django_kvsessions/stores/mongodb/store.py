@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.core import checks
 
@@ -27,7 +27,7 @@ GRACE = 60
 # Records read at once while scanning: 32 of the largest are 32 MiB.
 PAGE = 32
 
-INDEXES: dict[str, tuple[list[tuple[str, int]], dict[str, object]]] = {
+INDEXES: dict[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     "expires": ([("expires", 1)], {"expireAfterSeconds": GRACE}),
     "owner": (
         [("owner", 1), ("_id", 1)],
@@ -201,6 +201,6 @@ class MongoDBStore(PagedStore[bytes]):
 
 
 def make_index(
-    name: str, fields: list[tuple[str, int]], options: dict[str, object], collection: Documents
+    name: str, fields: list[tuple[str, int]], options: dict[str, Any], collection: Documents
 ) -> str:
     return collection.create_index(fields, name=name, **options)
