@@ -18,7 +18,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 from zlib import crc32
 
 from django.core.exceptions import ImproperlyConfigured
@@ -38,6 +38,7 @@ from django_kvsessions.stores.semidbm.syncing import Syncer
 
 __all__ = ["SemidbmStore"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DURABILITIES = ("process", "interval", "full")
@@ -232,15 +233,15 @@ class SemidbmStore(Store):
             self._syncer.sync_at_close(generation)
 
     async def aload(self, key: bytes) -> Record | None:
-        generation = self._journal.generation
-        if generation is not None:
+        journal = self._journal
+        if journal.generation is not None and time.monotonic() < journal.next_look:
             self.check_key(key)
             with contextlib.suppress(Unsure, OSError):
-                return generation.load(key)
+                return journal.generation.load(key)
         # It may have to wait for a lock, or until the index has been made anew.
         return await self.call_in_thread(self.load, key)
 
-    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self.is_nonblocking and self._journal.generation is not None:
             token = no_waiting.set(True)
             try:
