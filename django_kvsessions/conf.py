@@ -122,6 +122,15 @@ def record_ip() -> str | None:
 
 
 @cache
+def encryption() -> bool:
+    """SESSION_ENCRYPTION: whether sessions are encrypted so that only their cookie opens them."""
+    value = getattr(settings, "SESSION_ENCRYPTION", False)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"SESSION_ENCRYPTION must be True or False, not {value!r}.")
+    return value
+
+
+@cache
 def max_per_user() -> int | None:
     """SESSION_MAX_PER_USER: how many sessions a login leaves a user; ``None`` for any number."""
     value = getattr(settings, "SESSION_MAX_PER_USER", None)
@@ -173,6 +182,7 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         record_device,
         record_ip,
         max_per_user,
+        encryption,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

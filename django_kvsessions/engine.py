@@ -12,7 +12,7 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, run
 from django_kvsessions.logins import Logins
-from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
+from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Place, Unreadable, open_record
 from django_kvsessions.signals import awaiting, blocking
 from django_kvsessions.stores import stores
 
@@ -39,15 +39,16 @@ class SessionStore(Logins):
         if (session_key := self.session_key) is None:
             return {}
         key = codec.storage_key(session_key)
-        self._place = session_key, key
+        self._loaded_id = session_key, key
         store = self.store
         limit = LARGEST_RATIO * store.max_record_size
-        return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
+        place = Place(key, session_key)
+        return self._loaded(open_record(self.serializer(), place, store.load(key), limit))
 
     async def aload(self) -> dict[str, Any]:
         if self.session_key is None:
             return {}
-        return self._loaded(await self._find(awaiting, self._key))
+        return self._loaded(await self._find(awaiting, self._place))
 
     def _loaded(self, answer: Answer) -> dict[str, Any]:
         # Where it is asked for once more: what this object has changed, it has changed since the
@@ -80,7 +81,8 @@ class SessionStore(Logins):
     async def _exists(self, call: Colour, session_key: str | None) -> bool:
         if not session_key:
             return False
-        return isinstance(await self._find(call, codec.storage_key(session_key)), tuple)
+        place = Place(codec.storage_key(session_key), session_key)
+        return isinstance(await self._find(call, place), tuple)
 
     # Changing what was loaded
 
@@ -188,7 +190,7 @@ class SessionStore(Logins):
         if self.session_key is None:
             # It was there to be loaded only now, and is not.
             raise UpdateError
-        if isinstance(await self._find(call, self._key), Unreadable):
+        if isinstance(await self._find(call, self._place), Unreadable):
             # What was there stays; this one owes it nothing.
             await self._create(call)
             return

@@ -42,7 +42,7 @@ async def enforce(call: Colour, store: Store, name: str, own: bytes, limit: int)
         # Where this one was ended meanwhile, by who came after it, it leaves no room free.
         kept = limit - (len(others) < len(found))
         for entry in others[kept:]:
-            await end(call, store, owners, entry, name, "limit")
+            await end(call, store, owners, entry.key, entry.revision, name, "limit")
     finally:
         if turn is not None:
             over = Record(b"", 0.0, new_revision())

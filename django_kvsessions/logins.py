@@ -72,7 +72,8 @@ class Logins(Moves):
     def _log_in(self) -> None:
         # A login, also a repeated one, starts a new life, under an id that nobody knew before.
         self._has_login = True
-        self._needs_new_id = self.session_key is not None and not self._is_new_id
+        is_unknown = self._is_new_id and not self._hands_over
+        self._needs_new_id = self.session_key is not None and not is_unknown
         self._is_new_id = False
 
     def _change_hash(self, former: object, value: object) -> None:

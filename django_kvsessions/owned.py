@@ -91,7 +91,7 @@ def opened(key: bytes, record: Record) -> Entry | None:
         head = codec.open_head(key, owner, data)
         card = cards.unpack(head.card)
     except Exception as error:
-        unreadable(str(error) or type(error).__name__)
+        unreadable(str(error) or type(error).__name__, getattr(error, "cure", ""))
         return None
     end, present = end_of_life(head.created), now()
     if head.successor is not None or (end is not None and end <= present):

@@ -18,7 +18,7 @@ from django.db.models import Model
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, run
-from django_kvsessions.owned import Entry, OwnedSession, entries
+from django_kvsessions.owned import OwnedSession, entries
 from django_kvsessions.saved import new_revision
 from django_kvsessions.signals import awaiting, blocking, session_ended, tell
 from django_kvsessions.state import MOVES, State
@@ -88,7 +88,9 @@ async def _end_session(call: Colour, user: Any, public_id: str) -> bool:
     for entry in await entries(call, store, owners):
         if compare_digest(entry.session.public_id.encode(), wanted):
             chosen = entry
-    return chosen is not None and await end(call, store, owners, chosen, name, "elsewhere")
+    return chosen is not None and await end(
+        call, store, owners, chosen.key, chosen.revision, name, "elsewhere"
+    )
 
 
 # For the rest of the package
@@ -121,7 +123,10 @@ async def end_all(call: Colour, store: Store, name: str | None, keep: Any, reaso
         found = await entries(call, store, owners)
         kept = await _whereabouts(call, store, keep)
         ending = [entry for entry in found if entry.key != kept]
-        done = [await end(call, store, owners, entry, name, reason) for entry in ending]
+        done = [
+            await end(call, store, owners, entry.key, entry.revision, name, reason)
+            for entry in ending
+        ]
         ended += sum(done)
         # One that gets a new id just then may be in neither place when it is looked for.
         quiet = 0 if any(done) else quiet + 1
@@ -153,12 +158,12 @@ async def end(
     call: Colour,
     store: Store,
     owners: Collection[bytes],
-    entry: Entry,
+    key: bytes,
+    revision: int,
     name: str | None,
     reason: str,
 ) -> bool:
     """End one session, wherever requests in flight move it to; ``False`` if it was over."""
-    key, revision = entry.key, entry.revision
     for _ in range(ATTEMPTS):
         # Not deleted at once: another request may be moving it right now.
         over = Record(b"", 0.0, new_revision())

@@ -19,6 +19,8 @@ from django_kvsessions.saved import (
     LARGEST_RATIO,
     Answer,
     Found,
+    Moved,
+    Place,
     Saved,
     Unreadable,
     make_record,
@@ -58,9 +60,9 @@ class State(Lifetime):
     # What the cookie was sent for that the visitor has.
     _sent: Saved | None = None
     # The id that was loaded, and its storage key, which the save needs too.
-    _place: tuple[str, bytes] = "", b""
-    # The storage key, where another request has moved the session there.
-    _moved_to: bytes | None = None
+    _loaded_id: tuple[str, bytes] = "", b""
+    # Where another request has moved the session.
+    _moved_to: Place | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
     _is_cleared = False
     # What parallel requests have begun with, where the session had nothing.
@@ -75,6 +77,8 @@ class State(Lifetime):
     # Whether the id is too old for the login that was made under it.
     _needs_new_id = False
     _is_new_id = False
+    # Whether a former id leads to what opens this session.
+    _hands_over = False
 
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
@@ -87,6 +91,7 @@ class State(Lifetime):
         """Know nothing of any stored session."""
         self._saved = self._sent = self._moved_to = None
         self._is_cleared = self._has_login = self._needs_new_id = self._is_new_id = False
+        self._hands_over = False
         self._starts, self._labels = {}, {}
 
     @property
@@ -112,28 +117,33 @@ class State(Lifetime):
     @property
     def _key(self) -> bytes:
         """The storage key."""
+        return self._place.key
+
+    @property
+    def _place(self) -> Place:
         if self._moved_to is not None:
             return self._moved_to
-        session_key, place = self.session_key, self._place
+        session_key, loaded = self.session_key, self._loaded_id
         assert session_key is not None
-        return place[1] if place[0] == session_key else codec.storage_key(session_key)
+        key = loaded[1] if loaded[0] == session_key else codec.storage_key(session_key)
+        return Place(key, session_key)
 
     # Loading
 
-    async def _find(self, call: Colour, key: bytes) -> Answer:
+    async def _find(self, call: Colour, place: Place) -> Answer:
         store = self.store
-        record = await call(store.load, store.aload, key)
+        record = await call(store.load, store.aload, place.key)
         # Compressed, it may be several times as large.
         if record is None or len(record.data) < LONG_WORK / 4:
-            answer = self._opened(store, key, record)
+            answer = self._opened(store, place, record)
         else:
-            answer = await call(self._opened, in_thread(self._opened), store, key, record)
+            answer = await call(self._opened, in_thread(self._opened), store, place, record)
         if type(answer) is Unreadable:
             await tell(call, session_rejected, store, reason=answer.reason)
         return answer
 
-    def _opened(self, store: Store, key: bytes, record: Record | None) -> Answer:
-        return open_record(self.serializer(), key, record, LARGEST_RATIO * store.max_record_size)
+    def _opened(self, store: Store, place: Place, record: Record | None) -> Answer:
+        return open_record(self.serializer(), place, record, LARGEST_RATIO * store.max_record_size)
 
     async def _catch_up(self, call: Colour) -> Found:
         """The session as it is stored now, wherever it has moved to.
@@ -141,30 +151,32 @@ class State(Lifetime):
         ``UpdateError`` where it was ended, or has become the session of a user
         who had not logged in when this object loaded it.
         """
-        key, found = await self._locate(call, self._key, self._saved)
-        if key != self._key:
+        place, found = await self._locate(call, self._place, self._saved)
+        if place.key != self._key:
             if not conf.middleware_leaves_cookies():
                 raise UpdateError
             # Its new id is not known here, so the cookie is for others to send.
-            self._moved_to, self.leaves_cookie = key, True
+            self._moved_to, self.leaves_cookie = place, True
         return found
 
-    async def _locate(self, call: Colour, key: bytes, former: Saved | None) -> tuple[bytes, Found]:
-        """Where the session is that was loaded from ``key``, and what is stored there."""
-        start = key
+    async def _locate(
+        self, call: Colour, place: Place, former: Saved | None
+    ) -> tuple[Place, Found]:
+        """Where the session is that was loaded from ``place``, and what is stored there."""
+        start = place
         for _ in range(MOVES):
-            answer = await self._find(call, key)
+            answer = await self._find(call, place)
             if isinstance(answer, tuple):
-                if key != start and (former is None or answer[0].user != former.user):
+                if place != start and (former is None or answer[0].user != former.user):
                     break
-                return key, answer
+                return place, answer
             if isinstance(answer, Unreadable):
                 raise StoreUnavailable(
                     f"The session that was loaded cannot be read any more: {answer.reason}."
                 )
-            if answer is None:
+            if not isinstance(answer, Moved):
                 break
-            key = answer.successor
+            place = answer.successor
         raise UpdateError
 
     # What is to be stored
@@ -207,8 +219,8 @@ class State(Lifetime):
         kept = {name: text for name, text in named.items() if text is not None}
         return cards.pack(Card(user_agent, ip, kept))
 
-    def _record(self, store: Store, key: bytes, saved: Saved) -> Record:
-        return make_record(key, saved, LARGEST_RATIO * store.max_record_size)
+    def _record(self, store: Store, place: Place, saved: Saved) -> Record:
+        return make_record(place, saved, LARGEST_RATIO * store.max_record_size)
 
     def _keep(self, store: Store, saved: Saved, has_login: bool = False) -> None:
         if (provisional := store.provisional()) is not None:

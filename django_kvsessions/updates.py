@@ -21,7 +21,7 @@ from django_kvsessions import codec
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
-from django_kvsessions.saved import EXPIRY, Found, Saved
+from django_kvsessions.saved import EXPIRY, Found, Place, Saved
 from django_kvsessions.signals import session_conflict, session_started, tell
 from django_kvsessions.state import LONG_WORK, State, in_thread
 from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable, now
@@ -68,10 +68,11 @@ class Updates(State):
 
     async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
         store, key = self.store, codec.storage_key(session_key)
+        place = Place(key, session_key)
         payload, has_login = self._dumps(self._session), self._has_login
         is_new, begun = begun is None, now() if begun is None else begun
         saved = self._next(payload, self._session, self._saved, begun, has_login)
-        if not await call(store.create, store.acreate, key, self._record(store, key, saved)):
+        if not await call(store.create, store.acreate, key, self._record(store, place, saved)):
             return False
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
@@ -84,17 +85,19 @@ class Updates(State):
         """Store what has changed, and touch what has not; merge where others were faster."""
         store = self.store
         for attempt in range(ATTEMPTS):
-            key, former = self._key, self._saved
+            place, former = self._place, self._saved
             assert former is not None
             data, has_login = self._session_cache, self._has_login
             if len(former.payload) < LONG_WORK:
-                saved, record = self._prepared(store, key, former, data, has_login)
+                saved, record = self._prepared(store, place, former, data, has_login)
             else:
                 saved, record = await work(
-                    call, former, self._prepared, store, key, former, data, has_login
+                    call, former, self._prepared, store, place, former, data, has_login
                 )
             if record is not None:
-                if await call(store.replace, store.areplace, key, record, expected=former.revision):
+                if await call(
+                    store.replace, store.areplace, place.key, record, expected=former.revision
+                ):
                     self._keep(store, saved)
                     return
                 found = await self._catch_up(call)
@@ -116,7 +119,7 @@ class Updates(State):
     def _prepared(
         self,
         store: Store,
-        key: bytes,
+        place: Place,
         former: Saved,
         data: dict[str, Any],
         has_login: bool = False,
@@ -127,7 +130,7 @@ class Updates(State):
         if payload == former.payload and not former.is_stale and not self._labels:
             return former, None
         saved = self._next(payload, data, former, None, has_login)
-        return saved, self._record(store, key, saved)
+        return saved, self._record(store, place, saved)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
@@ -165,10 +168,10 @@ class Updates(State):
                 former = self._saved = self._base(before.revision)
                 before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
-            key = self._key
-            saved, record = await work(call, before, self._prepared, store, key, before, data)
+            place = self._place
+            saved, record = await work(call, before, self._prepared, store, place, before, data)
             if record is not None and not await call(
-                store.replace, store.areplace, key, record, expected=before.revision
+                store.replace, store.areplace, place.key, record, expected=before.revision
             ):
                 await tell(call, session_conflict, store)
                 await pause(call, attempt, saved)

@@ -31,12 +31,12 @@ SETTINGS = {
     "SESSION_RECORD_DEVICE",
     "SESSION_RECORD_IP",
     "SESSION_MAX_PER_USER",
+    "SESSION_ENCRYPTION",
     "SESSION_SERIALIZER",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
 RESERVED = {
     "SESSION_AUTO_CLEAN",
-    "SESSION_ENCRYPTION",
     "SESSION_FALLBACK_ENGINES",
 }
 
