@@ -147,6 +147,12 @@ def middleware_leaves_cookies() -> bool:
 
     Django's own, after a save, always sends the id that the request came with.
     """
+    return middleware_is_ours() is not False
+
+
+@cache
+def middleware_is_ours() -> bool | None:
+    """Whether the session middleware is this package's; ``None`` where there is none."""
     for path in settings.MIDDLEWARE:
         try:
             middleware = import_string(path)
@@ -154,7 +160,18 @@ def middleware_leaves_cookies() -> bool:
             continue  # For Django to report.
         if isinstance(middleware, type) and issubclass(middleware, SessionMiddleware):
             return bool(getattr(middleware, "leaves_cookies", False))
-    return True
+    return None
+
+
+@cache
+def cookie_partitioned() -> bool:
+    """SESSION_COOKIE_PARTITIONED: whether each site that embeds this one has its own cookie."""
+    value = getattr(settings, "SESSION_COOKIE_PARTITIONED", False)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"SESSION_COOKIE_PARTITIONED must be True or False, not {value!r}."
+        )
+    return value
 
 
 def _seconds(name: str, *, at_least: int) -> float | None:
@@ -183,6 +200,8 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         record_ip,
         max_per_user,
         encryption,
+        cookie_partitioned,
+        middleware_is_ours,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

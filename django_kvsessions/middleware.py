@@ -17,6 +17,7 @@ from django.utils.http import http_date
 
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
+from django_kvsessions.cookies import partition
 from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["SessionMiddleware"]
@@ -39,6 +40,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
       response.
     - The id from before a login neither deletes nor replaces the cookie that
       came with the login.
+    - With SESSION_COOKIE_PARTITIONED the cookie is ``Partitioned``.
     """
 
     #: It can leave the cookie of a session alone that another request has moved.
@@ -76,6 +78,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 domain=settings.SESSION_COOKIE_DOMAIN,
                 samesite=settings.SESSION_COOKIE_SAMESITE,
             )
+            if conf.cookie_partitioned():
+                partition(response, settings.SESSION_COOKIE_NAME)
             patch_vary_headers(response, ("Cookie",))
             return response
         if accessed:
@@ -149,6 +153,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             httponly=settings.SESSION_COOKIE_HTTPONLY,
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
+        if conf.cookie_partitioned():
+            partition(response, settings.SESSION_COOKIE_NAME)
         patch_vary_headers(response, ("Cookie",))
 
 

@@ -18,7 +18,7 @@ from django_kvsessions.saved import unreadable
 from django_kvsessions.stores.base import Record, Store, now
 from django_kvsessions.useragents import Device, describe
 
-__all__ = ["Entry", "OwnedSession", "entries", "opened"]
+__all__ = ["Encrypted", "Entry", "OwnedSession", "count_encrypted", "entries", "opened"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,39 @@ async def _aentries(store: Store, owner: bytes) -> dict[bytes, Entry]:
         async for key, record in store.ascan_owner(owner)
         if (entry := opened(key, record))
     }
+
+
+class Encrypted(NamedTuple):
+    """How many of a store's sessions are encrypted."""
+
+    encrypted: int
+    plain: int
+    #: Of another SECRET_KEY, or changed by others.
+    unreadable: int
+    #: Unix time by which the last plain one has expired if nobody uses it; ``None`` without one.
+    last_plain: float | None
+
+
+def count_encrypted(store: Store) -> Encrypted:
+    """Reads every record of the store, and opens no data."""
+    encrypted = plain = unreadable = 0
+    last = None
+    for key, record in store.scan():
+        try:
+            head = codec.open_head(key, record.owner, record.data)
+        except codec.BadRecord:
+            unreadable += 1
+            continue
+        end = end_of_life(head.created)
+        expires = record.expires if end is None else min(record.expires, end)
+        if head.successor is not None or expires <= now():
+            continue
+        if head.is_encrypted:
+            encrypted += 1
+        else:
+            plain += 1
+            last = expires if last is None else max(last, expires)
+    return Encrypted(encrypted, plain, unreadable, last)
 
 
 def opened(key: bytes, record: Record) -> Entry | None:

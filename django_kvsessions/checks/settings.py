@@ -32,6 +32,7 @@ SETTINGS = {
     "SESSION_RECORD_IP",
     "SESSION_MAX_PER_USER",
     "SESSION_ENCRYPTION",
+    "SESSION_COOKIE_PARTITIONED",
     "SESSION_SERIALIZER",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
 from django_kvsessions.management.base import StoreCommand
+from django_kvsessions.owned import count_encrypted
 from django_kvsessions.stores.base import Store
 
 
@@ -15,6 +17,11 @@ class Command(StoreCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
+        parser.add_argument(
+            "--encryption",
+            action="store_true",
+            help="Also count which sessions are encrypted; this reads every record.",
+        )
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -22,6 +29,8 @@ class Command(StoreCommand):
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
+            if options["encryption"]:
+                figures[alias] |= count_encrypted(store)._asdict()
 
         failure = None
         try:
@@ -57,6 +66,8 @@ class Command(StoreCommand):
 def as_text(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if name == "last_plain":
+        return datetime.fromtimestamp(value, timezone.utc).isoformat(" ", "seconds")
     if name == "size":
         return filesizeformat(value).replace("\xa0", " ")
     return f"{value:,}" if isinstance(value, int | float) else str(value)
