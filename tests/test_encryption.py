@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import path
 
 from django_kvsessions import codec, sealing
@@ -31,6 +31,8 @@ from tests.test_engine import Calls, key_of, record_of, saved, stored
 from testservers import Missing
 from testservers.registry import STORES, running
 
+#: Seconds to wait for an engine on a busy machine.
+PATIENCE = 60
 #: How many records and cookies are mutated, of each kind.
 MUTATIONS = int(os.environ.get("KVSESSIONS_MUTATIONS", "400"))
 SECRET = "a body that only its visitor reads"
@@ -105,7 +107,10 @@ def kind(request: pytest.FixtureRequest, settings: LazySettings, tmp_path: Path)
             if name == "sqlite":
                 request.getfixturevalue("db")
             settings.SESSION_STORES = {"default": found.store}
-            stores["default"].setup()
+            if name == "surrealkv":
+                found.store["OPTIONS"]["timeout"] = PATIENCE
+            if name != "sqlite":  # whose table is a migration's
+                stores["default"].setup()
             yield name
             stores.close_all()
     except Missing as reason:
@@ -441,24 +446,27 @@ def test_nobody_is_logged_out_while_secret_key_is_renewed_worker_by_worker(
         for restarted in (None, *order):
             if restarted is not None:
                 workers[restarted] = after
-            for _ in range(60):
+            for _ in range(20):
                 name = dice.choice(list(keys))
-                settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = dice.choice(workers)
-                session = SessionStore(keys[name])
-                other = SessionStore(keys[name])
-                assert session["_auth_user_id"] == other["_auth_user_id"] == name
-                if dice.random() < 0.3:
-                    session.cycle_key()
-                session["count"] += 1
-                session.save()
+                with worker(*dice.choice(workers)):
+                    session, other = SessionStore(keys[name]), SessionStore(keys[name])
+                    assert session["_auth_user_id"] == other["_auth_user_id"] == name
+                    if dice.random() < 0.3:
+                        session.cycle_key()
+                    session["count"] += 1
+                    session.save()
+                    keys[name] = str(session.session_key)
                 # A request that was in flight meanwhile, on any worker.
-                settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = dice.choice(workers)
-                other["seen"] = dice.random()
-                other.save()
-                keys[name] = str(session.session_key)
-                counts[name] += 1
-                assert stored(keys[name])["count"] == counts[name]
-                assert stored(keys[name])["seen"] == other["seen"]
+                with worker(*dice.choice(workers)):
+                    other["seen"] = dice.random()
+                    other.save()
+                    counts[name] += 1
+                    found = stored(keys[name])
+                    assert (found["count"], found["seen"]) == (counts[name], other["seen"])
+
+
+def worker(secret: str, fallbacks: list[str]) -> override_settings:
+    return override_settings(SECRET_KEY=secret, SECRET_KEY_FALLBACKS=fallbacks)
 
 
 def test_async_requests_are_encrypted_too() -> None:
