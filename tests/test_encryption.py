@@ -16,6 +16,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
@@ -105,14 +106,15 @@ def kind(request: pytest.FixtureRequest, settings: LazySettings, tmp_path: Path)
     try:
         with running(name, tmp_path) as found:
             if name == "sqlite":
-                request.getfixturevalue("db")
+                request.getfixturevalue("transactional_db")
             settings.SESSION_STORES = {"default": found.store}
             if name == "surrealkv":
                 found.store["OPTIONS"]["timeout"] = PATIENCE
-            if name != "sqlite":  # whose table is a migration's
-                stores["default"].setup()
+            stores["default"].setup()
             yield name
             stores.close_all()
+            if name == "sqlite":
+                connection.cursor().execute("DROP TABLE django_kvsessions")
     except Missing as reason:
         missing(reason)
 
