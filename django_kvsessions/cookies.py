@@ -31,4 +31,4 @@ def partition(response: HttpResponseBase, name: str) -> None:
         # SimpleCookie would make a Morsel of its own of it.
         dict.__setitem__(response.cookies, name, known)
         cookie = known
-    cookie[FLAG] = cookie["secure"] = True  # type: ignore[assignment]
+    cookie[FLAG] = cookie["secure"] = True

@@ -42,7 +42,7 @@ def _check_encryption() -> Iterator[CheckMessage]:
             hint="pip install 'django-kvsessions[encryption]'",
             id="kvsessions.E018",
         )
-    secrets = [("SECRET_KEY", settings.SECRET_KEY)]
+    secrets: list[tuple[str, str | bytes]] = [("SECRET_KEY", settings.SECRET_KEY)]
     secrets += [("One of SECRET_KEY_FALLBACKS", key) for key in settings.SECRET_KEY_FALLBACKS]
     for name, secret in secrets:
         # Django's own check asks the same of a deployment; here it is what encrypts.

@@ -96,7 +96,8 @@ class Command(StoreCommand):
                 yield entry
 
     def end(self, store: Store, entry: Entry) -> bool:
-        return run(end(blocking, store, [entry.owner], entry, self.name, "command"))
+        owners, key, revision = [entry.owner], entry.key, entry.revision
+        return run(end(blocking, store, owners, key, revision, self.name, "command"))
 
     def say(self, message: str) -> None:
         if self.options["verbosity"]:
