@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
 from django_kvsessions.sealing import Opener
+from django_kvsessions.serializers import Serializer, SessionData
 from django_kvsessions.stores.base import KEY_SIZE, Provisional, Record, now
 from django_kvsessions.stores.process import forks
 
@@ -105,12 +107,12 @@ class Unreadable:
 
 
 #: A session that was found, and its data.
-Found = tuple[Saved, dict[str, Any]]
+Found = tuple[Saved, SessionData]
 #: ``None`` where there is no live record.
 Answer = Found | Moved | Foreign | Unreadable | None
 
 
-def open_record(serializer: Any, place: Place, record: Record | None, limit: int) -> Answer:
+def open_record(serializer: Serializer, place: Place, record: Record | None, limit: int) -> Answer:
     """What a record says of which nothing is trusted; at most ``limit`` bytes are opened."""
     if record is None:
         return None
@@ -174,7 +176,7 @@ def make_record(place: Place, saved: Saved, limit: int) -> Record:
         saved.created,
         saved.payload,
         saved.authenticated,
-        saved.expires - now(),
+        saved.expires - time.time(),
         saved.card,
         opener if conf.encryption() else None,
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import cards, codec, conf
-from django_kvsessions.cards import Card
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime, created, renews_cookie
 from django_kvsessions.saved import (
@@ -27,6 +26,7 @@ from django_kvsessions.saved import (
     new_revision,
     open_record,
 )
+from django_kvsessions.serializers import Serializer, SessionData
 from django_kvsessions.signals import session_rejected, tell
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
@@ -46,7 +46,8 @@ class State(Lifetime):
     """A session and what is known of it as it is stored."""
 
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
-        _session: dict[str, Any]
+        _session: SessionData
+        serializer: type[Serializer]
 
     # Of the class, as most requests only read: an object gets what it changes.
 
@@ -68,8 +69,12 @@ class State(Lifetime):
     # What parallel requests have begun with, where the session had nothing.
     _starts: Mapping[str, Any] = MappingProxyType({})
     _has_login = False
-    # Whether what was stored last was a login, and what follows from it is still to be done.
+    # Whether what is stored next, or was stored last, is a login.
     _is_login = False
+    # Whether what follows from that, or from another password, is still to be done.
+    _is_unsettled = False
+    # Whether there is anything new for the card.
+    _has_news = False
     # META of the request, for the card of a user's session.
     _visitor: Mapping[str, Any] | None = None
     # Labels that are not stored yet; ``None`` for one that is to go.
@@ -184,7 +189,7 @@ class State(Lifetime):
     def _next(
         self,
         payload: bytes,
-        data: dict[str, Any],
+        data: SessionData,
         former: Saved | None,
         begun: float | None = None,
         has_login: bool = False,
@@ -197,27 +202,18 @@ class State(Lifetime):
             owner, authenticated = b"", 0.0
         elif former is None or has_login or user != former.user:
             owner, authenticated = codec.owner_digest(user), life
-            self._is_login = True
+            self._is_login = self._is_unsettled = True
         else:
             owner = codec.owner_digest(user) if former.is_stale else former.owner
             authenticated = former.authenticated
         card = b"" if former is None else former.card
-        if self._visitor is not None or self._labels:
-            card = self._renewed(card, user)
+        if self._has_news:
+            card = cards.renewed(card, None if user is None else self._visitor, self._labels)
         expiry = data.get(EXPIRY)
         expires = self._expires(expiry, life)
         return Saved(
             payload, life, expires, new_revision(), owner, user, expiry, authenticated, card
         )
-
-    def _renewed(self, card: bytes, user: str | None) -> bytes:
-        """The card with what is known of this request."""
-        user_agent, ip, labels = cards.unpack(card)
-        if self._visitor is not None and user is not None:
-            user_agent, ip = cards.visitor(self._visitor)
-        named = {**labels, **self._labels}
-        kept = {name: text for name, text in named.items() if text is not None}
-        return cards.pack(Card(user_agent, ip, kept))
 
     def _record(self, store: Store, place: Place, saved: Saved) -> Record:
         return make_record(place, saved, LARGEST_RATIO * store.max_record_size)
@@ -226,8 +222,8 @@ class State(Lifetime):
         if (provisional := store.provisional()) is not None:
             saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
-        if self._labels:
-            self._labels = {}
+        if self._has_news:
+            self._labels, self._has_news = {}, self._visitor is not None
 
     def _base(self, revision: int) -> Saved:
         """What this object last loaded or stored of what is at that revision now.
@@ -240,10 +236,10 @@ class State(Lifetime):
             saved = saved.before
         return saved
 
-    def _dumps(self, data: dict[str, Any]) -> bytes:
+    def _dumps(self, data: SessionData) -> bytes:
         dumps = self.serializer().dumps
         try:
-            return cast(bytes, dumps(data))
+            return dumps(data)
         except Exception as error:
             for name, value in data.items():
                 try:

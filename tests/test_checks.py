@@ -131,7 +131,16 @@ class DemandingStore(MemoryStore):
         ({"SESSION_TOUCH_INTERVALL": 6}, "W007", "TOUCH_INTERVALL", "SESSION_TOUCH_INTERVAL?"),
         ({"SESSION_ENCRYPTON": True}, "W007", "SESSION_ENCRYPTON", "SESSION_ENCRYPTION?"),
         ({"SESSION_ENCRYPTION": True}, "W008", "SESSION_ENCRYPTION", "Remove it"),
-        ({"SESSION_MAX_PER_USER": 3}, "W008", "SESSION_MAX_PER_USER", "Remove it"),
+        ({"SESSION_AUTO_CLEAN": True}, "W008", "SESSION_AUTO_CLEAN", "Remove it"),
+        ({"SESSION_MAX_PER_USERS": 3}, "W007", "MAX_PER_USERS", "SESSION_MAX_PER_USER?"),
+        ({"SESSION_RECORD_DEVICE": "yes"}, "E014", "SESSION_RECORD_DEVICE", "True or False"),
+        ({"SESSION_RECORD_DEVICE": None}, "E014", "SESSION_RECORD_DEVICE", "True or False"),
+        ({"SESSION_RECORD_IP": True}, "E015", "SESSION_RECORD_IP", '"network"'),
+        ({"SESSION_RECORD_IP": "networks"}, "E015", "'networks'", "24 bits"),
+        ({"SESSION_RECORD_IP": ["full"]}, "E015", "['full']", '"full"'),
+        ({"SESSION_MAX_PER_USER": 0}, "E016", "SESSION_MAX_PER_USER", "from 1"),
+        ({"SESSION_MAX_PER_USER": "3"}, "E016", "not '3'", "whole number"),
+        ({"SESSION_MAX_PER_USER": True}, "E016", "SESSION_MAX_PER_USER", "whole number"),
         ({"OPTIONS": {"lock_timeout": "10"}}, "E003", "['default']", "lock_timeout"),
         ({"OPTIONS": {"lock_timout": 10}}, "E003", "'lock_timout'", "Did you mean 'lock_timeout'?"),
         ({"OPTIONS": {7: 10}}, "E003", "has 7", "it knows durability, "),
@@ -270,7 +279,7 @@ def test_an_engine_of_the_projects_own_that_extends_ours_is_checked(
         pass
 
     module = ModuleType("own_engine")
-    module.SessionStore = OwnStore  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "SessionStore", OwnStore, raising=False)
     monkeypatch.setitem(sys.modules, "own_engine", module)
     settings.SESSION_ENGINE = "own_engine"
     settings.SESSION_STORE_ALIAS = "nope"

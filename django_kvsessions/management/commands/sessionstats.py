@@ -11,6 +11,8 @@ from django_kvsessions.management.base import StoreCommand
 from django_kvsessions.owned import count_encrypted
 from django_kvsessions.stores.base import Store
 
+Figures = dict[str, str | int | None]
+
 
 class Command(StoreCommand):
     help = "Shows how many live and expired sessions each store holds, and their size."
@@ -24,8 +26,8 @@ class Command(StoreCommand):
         )
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        figures: dict[str, dict[str, Any]] = {}
+    def handle(self, *args: object, **options: Any) -> None:
+        figures: dict[str, Figures] = {}
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
@@ -45,7 +47,7 @@ class Command(StoreCommand):
         if failure:
             raise failure
 
-    def print_table(self, figures: dict[str, dict[str, Any]]) -> None:
+    def print_table(self, figures: dict[str, Figures]) -> None:
         # What no store can tell needs no column.
         columns = [
             name
@@ -63,11 +65,11 @@ class Command(StoreCommand):
             self.stdout.write("  ".join(line).rstrip())
 
 
-def as_text(name: str, value: Any) -> str:
+def as_text(name: str, value: str | int | None) -> str:
     if value is None:
         return "-"
     if name == "last_plain":
-        return datetime.fromtimestamp(value, timezone.utc).isoformat(" ", "seconds")
+        return datetime.fromtimestamp(float(value), timezone.utc).isoformat(" ", "seconds")
     if name == "size":
         return filesizeformat(value).replace("\xa0", " ")
     return f"{value:,}" if isinstance(value, int | float) else str(value)
