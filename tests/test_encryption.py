@@ -16,7 +16,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
@@ -26,6 +26,7 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.owners import sessions_of
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record
+from tests.support.databases import add_database, remove_databases, sqlite_database
 from tests.support.sealed_form import CARD, HEADER, Parts, split
 from tests.support.servers import missing
 from tests.test_engine import Calls, key_of, record_of, saved, stored
@@ -106,18 +107,19 @@ def kind(request: pytest.FixtureRequest, settings: LazySettings, tmp_path: Path)
     try:
         with running(name, tmp_path) as found:
             if name == "sqlite":
-                request.getfixturevalue("db")
+                add_database("sealed", sqlite_database(tmp_path / "db"))
+                found.store["LOCATION"] = "sealed"
+                request.getfixturevalue("django_db_blocker").unblock()
             settings.SESSION_STORES = {"default": found.store}
             if name == "surrealkv":
                 found.store["OPTIONS"]["timeout"] = PATIENCE
-            if name == "sqlite":
-                # The migration's, which the settings of the tests leave out.
-                for statement in stores["default"].setup_statements() or []:
-                    connection.cursor().execute(statement)
-            else:
-                stores["default"].setup()
+            stores["default"].setup()
             yield name
             stores.close_all()
+            if name == "sqlite":
+                connections["sealed"].close()
+                remove_databases()
+                request.getfixturevalue("django_db_blocker").restore()
     except Missing as reason:
         missing(reason)
 

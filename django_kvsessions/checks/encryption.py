@@ -82,7 +82,7 @@ def _plain_host(config: dict[str, Any]) -> str | None:
         host = str(database.get("HOST") or "")
         asked = any(word in str(database.get("OPTIONS", {})).lower() for word in TLS)
         return None if asked or host.startswith("/") or host in HERE else host or None
-    for url in [location] if isinstance(location, str) else location or ():
+    for url in location if isinstance(location, (list, tuple)) else [location]:
         parts = attempt(urlsplit, str(url))
         if parts is None or parts.scheme not in PLAIN:
             continue
