@@ -17,6 +17,7 @@ from django.utils.http import http_date
 
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
+from django_kvsessions.cookies import partition
 from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["SessionMiddleware"]
@@ -39,6 +40,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
       response.
     - The id from before a login neither deletes nor replaces the cookie that
       came with the login.
+    - With SESSION_COOKIE_PARTITIONED the cookie is ``Partitioned``.
     """
 
     #: It can leave the cookie of a session alone that another request has moved.
@@ -76,6 +78,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 domain=settings.SESSION_COOKIE_DOMAIN,
                 samesite=settings.SESSION_COOKIE_SAMESITE,
             )
+            if conf.cookie_partitioned():
+                partition(response, settings.SESSION_COOKIE_NAME)
             patch_vary_headers(response, ("Cookie",))
             return response
         if accessed:
@@ -84,7 +88,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not empty and response.status_code < 500:
             try:
                 if modified or settings.SESSION_SAVE_EVERY_REQUEST:
-                    await self._save(call, session, accessed or modified)
+                    await self._save(call, request, accessed or modified)
                 elif accessed and conf.touch_interval() is not None:
                     await self._touch(call, session)
             except UpdateError:
@@ -99,7 +103,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             await self._set_cookie(call, session, response)
         return response
 
-    async def _save(self, call: Colour, session: SessionBase, was_used: bool) -> None:
+    async def _save(self, call: Colour, request: HttpRequest, was_used: bool) -> None:
+        session = request.session
         try:
             # As Django's does, this loads it: an id that is unknown makes way for a new one.
             await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
@@ -109,6 +114,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             logger.warning(UNEXTENDED, exc_info=True)
             return
         if session.modified or not getattr(session, "leaves_cookie", False):
+            if hasattr(session, "record_visitor"):
+                session.record_visitor(request.META)
             await call(session.save, session.asave)
 
     async def _touch(self, call: Colour, session: Any) -> None:
@@ -146,6 +153,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             httponly=settings.SESSION_COOKIE_HTTPONLY,
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
+        if conf.cookie_partitioned():
+            partition(response, settings.SESSION_COOKIE_NAME)
         patch_vary_headers(response, ("Cookie",))
 
 

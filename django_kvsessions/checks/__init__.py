@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
+from django_kvsessions.checks.cookies import check_cookies, check_deployed_cookies
+from django_kvsessions.checks.encryption import check_deployed_encryption, check_encryption
 from django_kvsessions.checks.settings import check_settings, in_use, uses_engine
 from django_kvsessions.checks.stores import (
     check_deployed_stores,
@@ -18,7 +20,11 @@ from django_kvsessions.checks.stores import (
 
 __all__ = [
     "TAG",
+    "check_cookies",
+    "check_deployed_cookies",
+    "check_deployed_encryption",
     "check_deployed_stores",
+    "check_encryption",
     "check_server",
     "check_settings",
     "check_store",
@@ -32,3 +38,7 @@ TAG = "sessions"
 register(check_settings, TAG)
 register(check_stores, TAG, Tags.security)
 register(check_deployed_stores, TAG, Tags.security, deploy=True)
+register(check_cookies, TAG, Tags.security)
+register(check_encryption, TAG, Tags.security)
+register(check_deployed_cookies, TAG, Tags.security, deploy=True)
+register(check_deployed_encryption, TAG, Tags.security, deploy=True)

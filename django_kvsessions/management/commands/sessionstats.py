@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
 from django_kvsessions.management.base import StoreCommand
+from django_kvsessions.owned import count_encrypted
 from django_kvsessions.stores.base import Store
 
 Figures = dict[str, str | int | None]
@@ -17,6 +19,11 @@ class Command(StoreCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
+        parser.add_argument(
+            "--encryption",
+            action="store_true",
+            help="Also count which sessions are encrypted; this reads every record.",
+        )
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
 
     def handle(self, *args: object, **options: Any) -> None:
@@ -24,6 +31,8 @@ class Command(StoreCommand):
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
+            if options["encryption"]:
+                figures[alias] |= count_encrypted(store)._asdict()
 
         failure = None
         try:
@@ -59,6 +68,8 @@ class Command(StoreCommand):
 def as_text(name: str, value: str | int | None) -> str:
     if value is None:
         return "-"
+    if name == "last_plain":
+        return datetime.fromtimestamp(float(value), timezone.utc).isoformat(" ", "seconds")
     if name == "size":
         return filesizeformat(value).replace("\xa0", " ")
     return f"{value:,}" if isinstance(value, int | float) else str(value)
