@@ -101,6 +101,38 @@ def touch_interval() -> float | None:
 
 
 @cache
+def record_device() -> bool:
+    """SESSION_RECORD_DEVICE: whether a user's session keeps the browser's user agent."""
+    value = getattr(settings, "SESSION_RECORD_DEVICE", True)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"SESSION_RECORD_DEVICE must be True or False, not {value!r}.")
+    return value
+
+
+@cache
+def record_ip() -> str | None:
+    """SESSION_RECORD_IP: ``"network"`` or ``"full"``, or ``None`` to keep no address."""
+    value = getattr(settings, "SESSION_RECORD_IP", None)
+    if value not in (None, "network", "full"):
+        raise ImproperlyConfigured(
+            f'SESSION_RECORD_IP must be None, "network" (the first 24 bits of an IPv4 address, '
+            f'48 of an IPv6 address) or "full"; not {value!r}.'
+        )
+    return cast("str | None", value)
+
+
+@cache
+def max_per_user() -> int | None:
+    """SESSION_MAX_PER_USER: how many sessions a login leaves a user; ``None`` for any number."""
+    value = getattr(settings, "SESSION_MAX_PER_USER", None)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ImproperlyConfigured(
+            f"SESSION_MAX_PER_USER must be None or a whole number from 1, not {value!r}."
+        )
+    return value
+
+
+@cache
 def middleware_leaves_cookies() -> bool:
     """Whether the session middleware can leave alone the cookie of a session that has moved.
 
@@ -138,6 +170,9 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         serializer,
         absolute_age,
         touch_interval,
+        record_device,
+        record_ip,
+        max_per_user,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.contrib.auth import HASH_SESSION_KEY as USER_HASH
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import CreateError, UpdateError
 
 from django_kvsessions import codec, conf
-from django_kvsessions.colours import Colour, awaiting, blocking, run
-from django_kvsessions.moves import Moves
+from django_kvsessions.colours import Colour, run
+from django_kvsessions.logins import Logins
 from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
+from django_kvsessions.signals import awaiting, blocking
 from django_kvsessions.stores import stores
 
 __all__ = ["SessionStore"]
@@ -19,7 +21,7 @@ __all__ = ["SessionStore"]
 T = TypeVar("T")
 
 
-class SessionStore(Moves):
+class SessionStore(Logins):
     """A session on the store that SESSION_STORE_ALIAS names.
 
     Where the store cannot answer, every method raises ``StoreUnavailable`` and
@@ -83,20 +85,18 @@ class SessionStore(Moves):
     # Changing what was loaded
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if key == USER_HASH:
+            self._change_hash(self._session.get(key), value)
         super().__setitem__(key, value)
         if key == USER_ID:
             self._log_in()
 
     async def aset(self, key: str, value: Any) -> None:
+        if key == USER_HASH:
+            self._change_hash((await self._aget_session()).get(key), value)
         await super().aset(key, value)
         if key == USER_ID:
             self._log_in()
-
-    def _log_in(self) -> None:
-        # A login, also a repeated one, starts a new life, under an id that nobody knew before.
-        self._has_login = True
-        self._needs_new_id = self.session_key is not None and not self._is_new_id
-        self._is_new_id = False
 
     def clear(self) -> None:
         super().clear()
@@ -114,12 +114,18 @@ class SessionStore(Moves):
         was ended raises ``UpdateError``; one that has no id yet is created.
         """
         self._get_session()
-        return run(self._mutate(blocking, function))
+        result = run(self._mutate(blocking, function))
+        if self._is_login or self._former_hash:
+            run(self._settle(blocking))
+        return result
 
     async def amutate(self, function: Callable[[dict[str, Any]], T]) -> T:
         """As ``mutate``; the function is a plain one here too."""
         await self._aget_session()
-        return await self._mutate(awaiting, function)
+        result = await self._mutate(awaiting, function)
+        if self._is_login or self._former_hash:
+            await self._settle(awaiting)
+        return result
 
     def start_from(self, key: str, value: Any) -> None:
         """Say what a change of ``key`` begins with, where the session has nothing under it.
@@ -134,22 +140,32 @@ class SessionStore(Moves):
     def create(self) -> None:
         self._get_session(no_load=True)
         run(self._create(blocking))
+        if self._is_login or self._former_hash:
+            run(self._settle(blocking))
 
     async def acreate(self) -> None:
         await self._aget_session(no_load=True)
         await self._create(awaiting)
+        if self._is_login or self._former_hash:
+            await self._settle(awaiting)
 
     def save(self, must_create: bool = False) -> None:
         if self.session_key is None and not self._is_notice:
             return self.create()
         self._get_session(no_load=must_create)
-        return run(self._save(blocking, must_create))
+        run(self._save(blocking, must_create))
+        if self._is_login or self._former_hash:
+            run(self._settle(blocking))
+        return None
 
     async def asave(self, must_create: bool = False) -> None:
         if self.session_key is None and not self._is_notice:
             return await self.acreate()
         await self._aget_session(no_load=must_create)
-        return await self._save(awaiting, must_create)
+        await self._save(awaiting, must_create)
+        if self._is_login or self._former_hash:
+            await self._settle(awaiting)
+        return None
 
     def _save(self, call: Colour, must_create: bool) -> Coroutine[Any, Any, None]:
         if must_create:
@@ -231,10 +247,14 @@ class SessionStore(Moves):
         """
         self._get_session()
         run(self._move(blocking))
+        if self._is_login or self._former_hash:
+            run(self._settle(blocking))
 
     async def acycle_key(self) -> None:
         await self._aget_session()
         await self._move(awaiting)
+        if self._is_login or self._former_hash:
+            await self._settle(awaiting)
 
     @classmethod
     def clear_expired(cls) -> None:

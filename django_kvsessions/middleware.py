@@ -84,7 +84,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not empty and response.status_code < 500:
             try:
                 if modified or settings.SESSION_SAVE_EVERY_REQUEST:
-                    await self._save(call, session, accessed or modified)
+                    await self._save(call, request, accessed or modified)
                 elif accessed and conf.touch_interval() is not None:
                     await self._touch(call, session)
             except UpdateError:
@@ -99,7 +99,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             await self._set_cookie(call, session, response)
         return response
 
-    async def _save(self, call: Colour, session: Any, was_used: bool) -> None:
+    async def _save(self, call: Colour, request: HttpRequest, was_used: bool) -> None:
+        session: Any = request.session
         try:
             # As Django's does, this loads it: an id that is unknown makes way for a new one.
             await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
@@ -109,6 +110,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             logger.warning(UNEXTENDED, exc_info=True)
             return
         if session.modified or not getattr(session, "leaves_cookie", False):
+            if hasattr(session, "record_visitor"):
+                session.record_visitor(request.META)
             await call(session.save, session.asave)
 
     async def _touch(self, call: Colour, session: Any) -> None:

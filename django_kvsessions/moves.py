@@ -9,6 +9,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour
 from django_kvsessions.saved import Found, Moved, Saved, Unreadable, make_notice, new_revision
+from django_kvsessions.signals import session_ended, tell
 from django_kvsessions.stores.base import Record
 from django_kvsessions.updates import ATTEMPTS, Updates
 
@@ -17,6 +18,9 @@ __all__ = ["Moves"]
 
 class Moves(Updates):
     """New ids, and ends."""
+
+    # Whose the session was that was given a new id.
+    _former_user: str | None = None
 
     async def _move(self, call: Colour) -> None:
         """Store the session under a new id, then put a notice in the place of the former.
@@ -33,10 +37,10 @@ class Moves(Updates):
                 await self._create(call)
                 return
             self._saved, self._is_cleared = answer[0], True
-        before = self.session_key, self._moved_to, self._saved
+        before, has_login = (self.session_key, self._moved_to, self._saved), self._has_login
         store, key, former, is_cleared = self.store, self._key, self._saved, self._is_cleared
         await self._create(call, self._created())
-        self.has_moved = True
+        self.has_moved, self._former_user = True, former.user
         while True:
             notice = make_notice(key, self._key)
             if await call(store.replace, store.areplace, key, notice, expected=former.revision):
@@ -60,7 +64,7 @@ class Moves(Updates):
             assert self._saved is not None
             payload = self._saved.payload
             await self._take_back(call, *before)
-            self._moved_to, self.leaves_cookie = key, True
+            self._moved_to, self.leaves_cookie, self._has_login = key, True, has_login
             await self._rebase(call, payload, found)
             await self._update(call)
         else:
@@ -98,6 +102,7 @@ class Moves(Updates):
                 ended = Record(b"", 0.0, new_revision())
                 if await call(store.replace, store.areplace, key, ended, expected=former.revision):
                     await call(store.delete, store.adelete, key)
+                    await tell(call, session_ended, store, reason="logout", user_id=former.user)
                     return
             answer = await self._find(call, key)
             if isinstance(answer, Moved) and former is not None:

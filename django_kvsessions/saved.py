@@ -25,6 +25,7 @@ __all__ = [
     "make_record",
     "new_revision",
     "open_record",
+    "unreadable",
 ]
 
 security_log = logging.getLogger("django.security.SuspiciousSession")
@@ -49,6 +50,10 @@ class Saved(NamedTuple):
     user: str | None
     #: What ``set_expiry`` was given.
     expiry: object
+    #: When the user authenticated, in Unix time; 0 for nobody.
+    authenticated: float = 0.0
+    #: What a list of sessions shows of it (see ``cards``).
+    card: bytes = b""
     #: Sealed under a former SECRET_KEY, so to be written anew at the next save.
     is_stale: bool = False
     #: Where it was stored in a transaction of the site's: that write, and what it was before.
@@ -86,18 +91,20 @@ def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) 
         return None
     sealed, expires, revision, owner = record
     try:
-        payload, created, is_stale, is_notice = codec.open_record(key, owner, sealed, limit)
+        payload, created, authenticated, card, is_stale, is_notice = codec.open_record(
+            key, owner, sealed, limit
+        )
         if is_notice:
             return Moved(payload)
         data = serializer.loads(payload)
         if not isinstance(data, dict):
-            return _unreadable("it holds no dict")
+            return unreadable("it holds no dict")
     except MemoryError:
         # It says nothing about the record.
         raise
     except Exception as error:
         # Whatever a serializer may raise, the visitor gets a fresh session.
-        return _unreadable(str(error) or type(error).__name__)
+        return unreadable(str(error) or type(error).__name__)
     age = conf.absolute_age()
     if age is not None and created + age <= now():
         return None
@@ -105,10 +112,16 @@ def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) 
     if user is not None:
         user = str(user)
     expiry = data.get(EXPIRY)
-    return Saved(payload, created, expires, revision, owner, user, expiry, is_stale), data
+    return (
+        Saved(
+            payload, created, expires, revision, owner, user, expiry, authenticated, card, is_stale
+        ),
+        data,
+    )
 
 
-def _unreadable(reason: str) -> Unreadable:
+def unreadable(reason: str) -> Unreadable:
+    """Say so in the log."""
     security_log.warning(
         "A session in SESSION_STORES[%r] does not verify or decode: %s. Is SECRET_KEY, or one of "
         "SECRET_KEY_FALLBACKS, missing that it was stored under, or do two sites share the store? "
@@ -126,7 +139,15 @@ def make_record(key: bytes, saved: Saved, limit: int) -> Record:
             f"A session of {len(saved.payload)} bytes is over the limit of {limit} bytes, "
             f"{LARGEST_RATIO} times OPTIONS['max_record_size'] of its store."
         )
-    data = codec.seal(key, saved.owner, saved.created, saved.payload)
+    data = codec.seal(
+        key,
+        saved.owner,
+        saved.created,
+        saved.payload,
+        saved.authenticated,
+        saved.expires - now(),
+        saved.card,
+    )
     return Record(data, saved.expires, saved.revision, saved.owner)
 
 

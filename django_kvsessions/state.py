@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import codec, conf
+from django_kvsessions import cards, codec, conf
+from django_kvsessions.cards import Card
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime, created, renews_cookie
 from django_kvsessions.saved import (
@@ -24,6 +25,7 @@ from django_kvsessions.saved import (
     new_revision,
     open_record,
 )
+from django_kvsessions.signals import session_rejected, tell
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
@@ -64,6 +66,12 @@ class State(Lifetime):
     # What parallel requests have begun with, where the session had nothing.
     _starts: Mapping[str, Any] = MappingProxyType({})
     _has_login = False
+    # Whether what was stored last was a login, and what follows from it is still to be done.
+    _is_login = False
+    # META of the request, for the card of a user's session.
+    _visitor: Mapping[str, Any] | None = None
+    # Labels that are not stored yet; ``None`` for one that is to go.
+    _labels: Mapping[str, str | None] = MappingProxyType({})
     # Whether the id is too old for the login that was made under it.
     _needs_new_id = False
     _is_new_id = False
@@ -79,12 +87,23 @@ class State(Lifetime):
         """Know nothing of any stored session."""
         self._saved = self._sent = self._moved_to = None
         self._is_cleared = self._has_login = self._needs_new_id = self._is_new_id = False
-        self._starts = {}
+        self._starts, self._labels = {}, {}
 
     @property
     def cookie_is_due(self) -> bool:
         """Whether the visitor needs the cookie: a new one, or one that lives on."""
         return self._saved is not None and renews_cookie(self._sent, self._saved)
+
+    @property
+    def public_id(self) -> str | None:
+        """What lists call the session: it opens nothing, and addresses nothing.
+
+        ``None`` where there is no id yet. As with ``session_key``, whether the id that
+        a visitor offers is good for anything is known when the session was loaded.
+        """
+        if self._is_notice or self.session_key is None:
+            return None
+        return codec.public_id(self._key)
 
     @property
     def store(self) -> Store:
@@ -106,8 +125,12 @@ class State(Lifetime):
         record = await call(store.load, store.aload, key)
         # Compressed, it may be several times as large.
         if record is None or len(record.data) < LONG_WORK / 4:
-            return self._opened(store, key, record)
-        return await call(self._opened, in_thread(self._opened), store, key, record)
+            answer = self._opened(store, key, record)
+        else:
+            answer = await call(self._opened, in_thread(self._opened), store, key, record)
+        if type(answer) is Unreadable:
+            await tell(call, session_rejected, store, reason=answer.reason)
+        return answer
 
     def _opened(self, store: Store, key: bytes, record: Record | None) -> Answer:
         return open_record(self.serializer(), key, record, LARGEST_RATIO * store.max_record_size)
@@ -159,14 +182,30 @@ class State(Lifetime):
         user = None if user_id is None else str(user_id)
         life = created(former, user, has_login) if begun is None else begun
         if user is None:
-            owner = b""
-        elif former is not None and user == former.user and not former.is_stale:
-            owner = former.owner
+            owner, authenticated = b"", 0.0
+        elif former is None or has_login or user != former.user:
+            owner, authenticated = codec.owner_digest(user), life
+            self._is_login = True
         else:
-            owner = codec.owner_digest(user)
+            owner = codec.owner_digest(user) if former.is_stale else former.owner
+            authenticated = former.authenticated
+        card = b"" if former is None else former.card
+        if self._visitor is not None or self._labels:
+            card = self._renewed(card, user)
         expiry = data.get(EXPIRY)
         expires = self._expires(expiry, life)
-        return Saved(payload, life, expires, new_revision(), owner, user, expiry)
+        return Saved(
+            payload, life, expires, new_revision(), owner, user, expiry, authenticated, card
+        )
+
+    def _renewed(self, card: bytes, user: str | None) -> bytes:
+        """The card with what is known of this request."""
+        user_agent, ip, labels = cards.unpack(card)
+        if self._visitor is not None and user is not None:
+            user_agent, ip = cards.visitor(self._visitor)
+        named = {**labels, **self._labels}
+        kept = {name: text for name, text in named.items() if text is not None}
+        return cards.pack(Card(user_agent, ip, kept))
 
     def _record(self, store: Store, key: bytes, saved: Saved) -> Record:
         return make_record(key, saved, LARGEST_RATIO * store.max_record_size)
@@ -175,6 +214,8 @@ class State(Lifetime):
         if (provisional := store.provisional()) is not None:
             saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
+        if self._labels:
+            self._labels = {}
 
     def _base(self, revision: int) -> Saved:
         """What this object last loaded or stored of what is at that revision now.

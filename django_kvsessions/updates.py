@@ -22,8 +22,9 @@ from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
 from django_kvsessions.saved import EXPIRY, Found, Saved
+from django_kvsessions.signals import session_conflict, session_started, tell
 from django_kvsessions.state import LONG_WORK, State, in_thread
-from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable
+from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable, now
 
 __all__ = ["ATTEMPTS", "Updates"]
 
@@ -67,13 +68,16 @@ class Updates(State):
 
     async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
         store, key = self.store, codec.storage_key(session_key)
-        payload = self._dumps(self._session)
-        saved = self._next(payload, self._session, None, begun)
+        payload, has_login = self._dumps(self._session), self._has_login
+        is_new, begun = begun is None, now() if begun is None else begun
+        saved = self._next(payload, self._session, self._saved, begun, has_login)
         if not await call(store.create, store.acreate, key, self._record(store, key, saved)):
             return False
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
         self._keep(store, saved)
+        if is_new and saved.user is None:
+            await tell(call, session_started, store, user_id=None, user_agent=None, ip=None)
         return True
 
     async def _update(self, call: Colour) -> None:
@@ -94,6 +98,7 @@ class Updates(State):
                     self._keep(store, saved)
                     return
                 found = await self._catch_up(call)
+                await tell(call, session_conflict, store)
             else:
                 is_there = await self._touch_if_due(call)
                 is_settled = former.is_final and not self.modified
@@ -119,7 +124,7 @@ class Updates(State):
         """What to store now; no record where nothing has changed."""
         payload = self._dumps(data)
         # Judged by the bytes, since a nested change leaves the modified flag alone.
-        if payload == former.payload and not former.is_stale:
+        if payload == former.payload and not former.is_stale and not self._labels:
             return former, None
         saved = self._next(payload, data, former, None, has_login)
         return saved, self._record(store, key, saved)
@@ -165,6 +170,7 @@ class Updates(State):
             if record is not None and not await call(
                 store.replace, store.areplace, key, record, expected=before.revision
             ):
+                await tell(call, session_conflict, store)
                 await pause(call, attempt, saved)
                 continue
             await work(call, saved, self._adopt, before.payload, data)

@@ -28,15 +28,15 @@ SETTINGS = {
     "SESSION_STORE_ALIAS",
     "SESSION_ABSOLUTE_AGE",
     "SESSION_TOUCH_INTERVAL",
+    "SESSION_RECORD_DEVICE",
+    "SESSION_RECORD_IP",
+    "SESSION_MAX_PER_USER",
     "SESSION_SERIALIZER",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
 RESERVED = {
     "SESSION_AUTO_CLEAN",
     "SESSION_ENCRYPTION",
-    "SESSION_RECORD_DEVICE",
-    "SESSION_RECORD_IP",
-    "SESSION_MAX_PER_USER",
     "SESSION_FALLBACK_ENGINES",
 }
 
@@ -69,6 +69,9 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         ("E009", conf.serializer),
         ("E011", conf.absolute_age),
         ("E012", conf.touch_interval),
+        ("E014", conf.record_device),
+        ("E015", conf.record_ip),
+        ("E016", conf.max_per_user),
     ]:
         try:
             function()

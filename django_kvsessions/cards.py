@@ -1,0 +1,83 @@
+"""The card of a session: a few short texts that a list shows, readable without the data.
+
+The browser's user agent and the visitor's address, as SESSION_RECORD_DEVICE and
+SESSION_RECORD_IP say, and labels of the site's own. A card of nothing has no bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple
+
+import msgpack
+
+from django_kvsessions import conf
+
+__all__ = ["Card", "check_label", "pack", "unpack", "visitor"]
+
+#: Bytes of a user agent, of a label's name and of its text, and how many labels there may be.
+USER_AGENT_SIZE = 255
+LABEL_NAME_SIZE = 32
+LABEL_SIZE = 255
+MOST_LABELS = 8
+
+
+class Card(NamedTuple):
+    """What a card says; ``None`` for what is not known, or not to be recorded."""
+
+    user_agent: str | None
+    ip: str | None
+    labels: dict[str, str]
+
+
+def pack(card: Card) -> bytes:
+    fields = [*card]
+    while fields and not fields[-1]:
+        fields.pop()
+    return msgpack.packb(fields) if fields else b""
+
+
+def unpack(data: bytes) -> Card:
+    fields: list[Any] = msgpack.unpackb(data) if data else []
+    user_agent, ip, labels, *_ = [*fields, None, None, None]
+    return Card(user_agent, ip, labels or {})
+
+
+def visitor(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """User agent and address of a request's META, as the settings want them, bounded."""
+    user_agent = _user_agent(meta.get("HTTP_USER_AGENT")) if conf.record_device() else None
+    kept = conf.record_ip()
+    return user_agent, _address(meta.get("REMOTE_ADDR"), kept) if kept else None
+
+
+def _user_agent(text: object) -> str | None:
+    """What can be printed of it: a client may send any bytes."""
+    if not isinstance(text, str):
+        return None
+    printable = "".join(filter(str.isprintable, text[: 4 * USER_AGENT_SIZE])).strip()
+    return printable.encode()[:USER_AGENT_SIZE].decode(errors="ignore") or None
+
+
+def _address(text: object, kept: str) -> str | None:
+    try:
+        address = ip_address(str(text).partition("%")[0])
+    except ValueError:
+        # A socket of the machine's own has none, and some proxies say "unknown".
+        return None
+    address = getattr(address, "ipv4_mapped", None) or address
+    if kept == "network":
+        return str(ip_network((address, 24 if address.version == 4 else 48), strict=False))
+    return str(address)
+
+
+def check_label(name: object, value: object) -> None:
+    """``ValueError`` for what is no short text, or too long."""
+    for what, text, limit in (("name", name, LABEL_NAME_SIZE), ("value", value, LABEL_SIZE)):
+        if what == "value" and text is None:
+            continue
+        if not isinstance(text, str) or not 0 < len(text.encode()) <= limit:
+            raise ValueError(
+                f"The {what} of a session's label is a text of 1 to {limit} bytes, "
+                f"not {text!r:.60}."
+            )
