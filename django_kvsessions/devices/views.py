@@ -13,6 +13,7 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext, ngettext
 from django.views.decorators.cache import never_cache
@@ -64,6 +65,10 @@ class SessionsView(LoginRequiredMixin, TemplateView):
             page = render_to_string(template, context)
         return HttpResponse(page, status=503)
 
+    def back(self) -> HttpResponse:
+        match = self.request.resolver_match
+        return redirect(reverse("kvsessions:devices", current_app=match and match.namespace))
+
     def shown(self) -> list[ShownSession]:
         return shown(self.request, sessions_of(self.request.user))
 
@@ -101,7 +106,7 @@ class EndView(SessionsView):
             raise Http404
         said = gettext("%(device)s was logged out.") % {"device": one.name}
         messages.success(request, said, fail_silently=True)
-        return redirect("kvsessions:devices")
+        return self.back()
 
 
 class EndOthersView(SessionsView):
@@ -115,7 +120,7 @@ class EndOthersView(SessionsView):
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         others = sum(not one.is_current for one in self.shown())
         if not others:
-            return redirect("kvsessions:devices")
+            return self.back()
         return self.render_to_response(self.get_context_data(others=others, **kwargs))
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -126,4 +131,4 @@ class EndOthersView(SessionsView):
             count,
         )
         messages.success(request, said % {"count": count}, fail_silently=True)
-        return redirect("kvsessions:devices")
+        return self.back()
