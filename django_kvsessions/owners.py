@@ -21,7 +21,7 @@ from django_kvsessions.colours import Colour, run
 from django_kvsessions.owned import Entry, OwnedSession, entries
 from django_kvsessions.saved import new_revision
 from django_kvsessions.signals import awaiting, blocking, session_ended, tell
-from django_kvsessions.state import State
+from django_kvsessions.state import MOVES, State
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
@@ -135,14 +135,18 @@ async def _whereabouts(call: Colour, store: Store, keep: Any) -> bytes | None:
     session = getattr(keep, "session", keep)
     if not isinstance(session, State) or session.public_id is None:
         return None
-    key = session._key
-    for _ in range(ATTEMPTS):
+    found = await _follow(call, store, session._key)
+    return None if found is None else found[0]
+
+
+async def _follow(call: Colour, store: Store, key: bytes) -> tuple[bytes, Record] | None:
+    """The session that is stored under a key, or has moved from there."""
+    for _ in range(MOVES):
         record = await call(store.load, store.aload, key)
-        successor = None if record is None else _successor(key, record)
-        if successor is None:
-            return key
+        if record is None or (successor := _successor(key, record)) is None:
+            return record and (key, record)
         key = successor
-    return key
+    return None
 
 
 async def end(
@@ -154,28 +158,18 @@ async def end(
     reason: str,
 ) -> bool:
     """End one session, wherever requests in flight move it to; ``False`` if it was over."""
-    key, owner, revision = entry.key, entry.owner, entry.revision
+    key, revision = entry.key, entry.revision
     for _ in range(ATTEMPTS):
-        if owner in owners:
-            # Not deleted at once: another request may be moving it right now.
-            over = Record(b"", 0.0, new_revision())
-            if await call(store.replace, store.areplace, key, over, expected=revision):
-                await call(store.delete, store.adelete, key)
-                await tell(call, session_ended, store, reason=reason, user_id=name)
-                return True
-        record = await call(store.load, store.aload, key)
-        if record is None:
+        # Not deleted at once: another request may be moving it right now.
+        over = Record(b"", 0.0, new_revision())
+        if await call(store.replace, store.areplace, key, over, expected=revision):
+            await call(store.delete, store.adelete, key)
+            await tell(call, session_ended, store, reason=reason, user_id=name)
+            return True
+        found = await _follow(call, store, key)
+        if found is None or found[1].owner not in owners:
             return False
-        owner, revision = record.owner, record.revision
-        if owner not in owners:
-            successor = _successor(key, record)
-            if successor is None:
-                return False
-            key = successor
-            record = await call(store.load, store.aload, key)
-            if record is None:
-                return False
-            owner, revision = record.owner, record.revision
+        key, revision = found[0], found[1].revision
     raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
 

@@ -29,7 +29,7 @@ from django_kvsessions.signals import session_rejected, tell
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
-__all__ = ["LONG_WORK", "State", "in_thread"]
+__all__ = ["LONG_WORK", "MOVES", "State", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
