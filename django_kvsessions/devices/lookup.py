@@ -17,6 +17,8 @@ MOST = 50
 
 def matching_users(query: str) -> list[AbstractBaseUser]:
     """Whose name or mail address has it in it, or whose primary key it is."""
+    if "\0" in query:
+        return []  # PostgreSQL refuses to look for it.
     model = get_user_model()
     condition = Q(**{f"{model.USERNAME_FIELD}__icontains": query})
     if any(field.name == model.get_email_field_name() for field in model._meta.get_fields()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -51,7 +51,7 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def _site() -> Any:
+def _site() -> Iterator[None]:
     with override_settings(ROOT_URLCONF=__name__, LOGIN_URL="/login/"):
         yield
 
