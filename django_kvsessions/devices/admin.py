@@ -132,7 +132,7 @@ class UserSessionAdmin(ModelAdmin):
     def respond(
         self, request: HttpRequest, name: str, title: str, context: dict[str, Any]
     ) -> HttpResponse:
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(
             request,
             f"admin/django_kvsessions/usersession/{name}.html",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from django.contrib.admin.utils import unquote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -23,10 +25,8 @@ def matching_users(query: str) -> list[AbstractBaseUser]:
     condition = Q(**{f"{model.USERNAME_FIELD}__icontains": query})
     if any(field.name == model.get_email_field_name() for field in model._meta.get_fields()):
         condition |= Q(**{f"{model.get_email_field_name()}__icontains": query})
-    try:
+    with suppress(ValidationError):
         condition |= Q(pk=model._meta.pk.to_python(query))
-    except ValidationError:
-        pass  # It is none.
     users = model._default_manager.filter(condition).order_by(model.USERNAME_FIELD)
     return list(users[:MOST])
 
@@ -35,6 +35,9 @@ def user_by_quoted_pk(quoted: str) -> AbstractBaseUser:
     """The user whose primary key is in an address of the admin; ``Http404`` where there is none."""
     model = get_user_model()
     try:
-        return model._default_manager.get(pk=model._meta.pk.to_python(unquote(quoted)))
+        user: AbstractBaseUser = model._default_manager.get(
+            pk=model._meta.pk.to_python(unquote(quoted))
+        )
     except (model.DoesNotExist, ValidationError, OverflowError):
         raise Http404 from None
+    return user

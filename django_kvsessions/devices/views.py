@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -36,7 +37,11 @@ class SessionsView(LoginRequiredMixin, TemplateView):
     unavailable_template_name = "django_kvsessions/devices/unavailable.html"
 
     def dispatch(
-        self, request: HttpRequest, *args: Any, max_login_age: float | None = None, **kwargs: Any
+        self,
+        request: HttpRequest,
+        *args: Any,
+        max_login_age: float | timedelta | None = None,
+        **kwargs: Any,
     ) -> HttpResponseBase:
         view = super().dispatch
         if max_login_age is not None and self.ends_others(**kwargs):
@@ -67,7 +72,8 @@ class SessionsView(LoginRequiredMixin, TemplateView):
 
     def back(self) -> HttpResponse:
         match = self.request.resolver_match
-        return redirect(reverse("kvsessions:devices", current_app=match and match.namespace))
+        namespace = match.namespace if match else None
+        return redirect(reverse("kvsessions:devices", current_app=namespace))
 
     def shown(self) -> list[ShownSession]:
         return shown(self.request, sessions_of(self.request.user))

@@ -40,11 +40,12 @@ def _site() -> Iterator[None]:
 
 @pytest.fixture
 def alice() -> User:
-    return User.objects.create_user("alice", email="alice@example.org", password="secret")
+    user: User = User.objects.create_user("alice", "alice@example.org", "secret")
+    return user
 
 
 def staff(*permissions: str) -> User:
-    user = User.objects.create_user("staff", password="secret", is_staff=True)
+    user: User = User.objects.create_user("staff", password="secret", is_staff=True)
     found = Permission.objects.filter(codename__in=permissions)
     assert len(found) == len(permissions)
     user.user_permissions.set(found)
@@ -224,12 +225,10 @@ def test_one_page_looks_at_the_sessions_of_one_user_once(alice: User) -> None:
     for _ in range(5):
         browser(alice)
     client = browser(staff(SEE, END))
-    store = type(stores["default"])
+    store = stores["default"]
     with (
         mock.patch.object(store, "scan", side_effect=AssertionError("looks at everybody's")),
-        mock.patch.object(
-            store, "scan_owner", autospec=True, side_effect=store.scan_owner
-        ) as looked,
+        mock.patch.object(store, "scan_owner", wraps=store.scan_owner) as looked,
     ):
         assert len(client.get(address(alice)).context["sessions"]) == 5
     assert looked.call_count == 1

@@ -58,7 +58,8 @@ def _site() -> Iterator[None]:
 
 @pytest.fixture
 def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
+    user: User = User.objects.create_user("alice", password="secret")
+    return user
 
 
 def browser(user: User, agent: str = FIREFOX) -> Client:

@@ -63,7 +63,9 @@ def test_other_languages_decline_their_days(language: str, one: str, two: str) -
 Message = tuple[str | None, str]
 TAG = re.compile(r'{% translate "([^"]+)"(?: context "([^"]+)")? %}')
 FIELD = re.compile(r"%\(\w+\)[sd]|%s")
-BLOCK = re.compile(r"{% blocktranslate[^%]*%}(.*?)(?:{% plural %}(.*?))?{% endblocktranslate %}", re.S)
+BLOCK = re.compile(
+    r"{% blocktranslate[^%]*%}(.*?)(?:{% plural %}(.*?))?{% endblocktranslate %}", re.DOTALL
+)
 
 
 def said_in_templates() -> set[Message]:
@@ -81,7 +83,7 @@ def said_in_code() -> set[Message]:
     for path in [PACKAGE / "models.py", *(PACKAGE / "devices").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and "gettext" in ast.unparse(node.func):
-                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                texts = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
                 context = texts.pop(0) if "pgettext" in ast.unparse(node.func) else None
                 said |= {(context, text) for text in texts}
     return said
