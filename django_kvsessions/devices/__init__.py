@@ -3,4 +3,7 @@
 ::
 
     path("account/sessions/", include("django_kvsessions.devices.urls"))
+
+``pip install django-kvsessions[devices]`` brings ua-parser, which names browsers;
+without it a user agent is shown as it came, shortened.
 """

@@ -15,8 +15,6 @@ urlpatterns = [
     ),
     path("logout/", LogoutView.as_view(), name="logout"),
     # Ten minutes after a login it takes another one to end sessions.
-    path(
-        "account/sessions/", include("django_kvsessions.devices.urls"), {"max_login_age": 600}
-    ),
+    path("account/sessions/", include("django_kvsessions.devices.urls"), {"max_login_age": 600}),
     path("admin/", admin.site.urls),
 ]

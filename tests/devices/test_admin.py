@@ -142,6 +142,7 @@ def test_one_session_is_ended_and_logged_under_its_user(alice: User) -> None:
 
 def test_all_sessions_of_a_user_are_ended_and_logged(alice: User) -> None:
     others, client = [browser(alice), browser(alice)], browser(staff(SEE, END))
+    assert client.get(address(alice)).content.decode().count("End all") == 1
     assert client.get(address(alice, "end/")).status_code == 200
     client.post(address(alice, "end/"))
     assert [is_logged_in(other) for other in others] == [False, False]
@@ -200,9 +201,11 @@ def test_what_is_none_of_the_users_is_not_found(alice: User) -> None:
 def test_a_store_that_does_not_answer_is_a_503_and_no_line_in_the_log(alice: User) -> None:
     other, client = browser(alice), browser(staff(SEE, END))
     (session,) = sessions_of(alice)
-    asked = [("sessions_of", client.get, ""), ("end_sessions", client.post, "end/")]
-    asked += [("end_session", client.post, f"end/{session.public_id}/")]
-    for name, ask, ending in asked:
+    for name, ask, ending in (
+        ("sessions_of", client.get, ""),
+        ("end_sessions", client.post, "end/"),
+        ("end_session", client.post, f"end/{session.public_id}/"),
+    ):
         with mock.patch.object(pages, name, side_effect=StoreUnavailable("It is away.")):
             answer = ask(address(alice, ending))
         assert answer.status_code == 503
