@@ -14,7 +14,7 @@ import msgpack
 
 from django_kvsessions import conf
 
-__all__ = ["Card", "check_label", "pack", "unpack", "visitor"]
+__all__ = ["Card", "check_label", "pack", "renewed", "unpack", "visitor"]
 
 #: Bytes of a user agent, of a label's name and of its text, and how many labels there may be.
 USER_AGENT_SIZE = 255
@@ -32,6 +32,9 @@ class Card(NamedTuple):
 
 
 def pack(card: Card) -> bytes:
+    """``ValueError`` for too many labels."""
+    if len(card.labels) > MOST_LABELS:
+        raise ValueError(f"A session has {MOST_LABELS} labels at most, not {len(card.labels)}.")
     fields = [*card]
     while fields and not fields[-1]:
         fields.pop()
@@ -42,6 +45,20 @@ def unpack(data: bytes) -> Card:
     fields: list[Any] = msgpack.unpackb(data) if data else []
     user_agent, ip, labels, *_ = [*fields, None, None, None]
     return Card(user_agent, ip, labels or {})
+
+
+def renewed(data: bytes, meta: Mapping[str, Any] | None, labels: Mapping[str, str | None]) -> bytes:
+    """A card with what META of a request says, where it is given, and with other labels.
+
+    ``None`` takes a label away. ``ValueError`` for too many of them.
+    """
+    user_agent, ip, former = unpack(data)
+    if meta is not None:
+        user_agent, ip = visitor(meta)
+    named = {**former, **labels}
+    return pack(
+        Card(user_agent, ip, {name: text for name, text in named.items() if text is not None})
+    )
 
 
 def visitor(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:

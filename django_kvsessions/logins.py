@@ -59,7 +59,10 @@ class Logins(Moves):
         than 32 bytes of a name or 255 of a text; a card has eight at most.
         """
         check_label(name, value)
-        self._labels = {**self._labels, name: value}
+        labels = {**self._labels, name: value}
+        card = b"" if self._saved is None else self._saved.card
+        cards.renewed(card, None, labels)
+        self._labels = labels
         self.modified = True
 
     def record_visitor(self, meta: Mapping[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from typing import Any
 
 from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour
+from django_kvsessions.endings import is_over
 from django_kvsessions.saved import Found, Moved, Saved, Unreadable, make_notice, new_revision
 from django_kvsessions.signals import session_ended, tell
 from django_kvsessions.stores.base import Record
@@ -42,8 +45,10 @@ class Moves(Updates):
         await self._create(call, self._created())
         self.has_moved, self._former_user = True, former.user
         while True:
-            notice = make_notice(key, self._key)
+            notice, since = make_notice(key, self._key), time.monotonic()
             if await call(store.replace, store.areplace, key, notice, expected=former.revision):
+                if former.user is not None:
+                    await self._check_end(call, former.user, key, since, *before)
                 return
             answer = await self._find(call, key)
             if not isinstance(answer, tuple):
@@ -80,6 +85,16 @@ class Moves(Updates):
         await self._rebase(call, stored.payload, found)
         self._saved = stored
         await self._update(call)
+
+    async def _check_end(
+        self, call: Colour, user: str, key: bytes, since: float, *before: Any
+    ) -> None:
+        """``UpdateError`` where all sessions of the user were ended while this one moved."""
+        assert self._saved is not None
+        login = self._saved.authenticated
+        if await is_over(call, self.store, user, login, key, self._key, since):
+            await self._take_back(call, *before)
+            raise UpdateError
 
     async def _take_back(
         self, call: Colour, session_key: str, moved_to: bytes | None, saved: Saved

@@ -18,6 +18,7 @@ from django.db.models import Model
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, run
+from django_kvsessions.endings import announce
 from django_kvsessions.owned import Entry, OwnedSession, entries
 from django_kvsessions.saved import new_revision
 from django_kvsessions.signals import awaiting, blocking, session_ended, tell
@@ -37,8 +38,6 @@ __all__ = [
 
 #: How often one session is tried that others change meanwhile.
 ATTEMPTS = 1000
-#: How often a user's sessions are listed who goes on logging in meanwhile.
-PASSES = 20
 
 
 def sessions_of(user: Any) -> list[OwnedSession]:
@@ -65,8 +64,8 @@ async def aend_session(user: Any, public_id: str) -> bool:
 def end_sessions(user: Any, *, keep: Any = None) -> int:
     """End all sessions of the user, and say how many; ``keep``, a request, is to keep its own.
 
-    No request that is under way brings one back. Who logs in meanwhile may have to
-    do it again.
+    No request that is under way brings one back. One that is getting a new id just
+    then ends too, and may be left out of the number, or be in it twice.
     """
     return run(end_all(blocking, _store(), user_id(user), keep, "elsewhere"))
 
@@ -116,18 +115,15 @@ def owner_digests(name: str | None) -> list[bytes]:
 
 
 async def end_all(call: Colour, store: Store, name: str | None, keep: Any, reason: str) -> int:
-    owners, ended, quiet = owner_digests(name), 0, 0
-    for _ in range(PASSES):
-        found = await entries(call, store, owners)
+    owners = owner_digests(name)
+    kept = await _whereabouts(call, store, keep)
+    await announce(call, store, owners, kept)
+    found = await entries(call, store, owners)
+    if kept is not None:
+        # It may have moved on before that was said.
         kept = await _whereabouts(call, store, keep)
-        ending = [entry for entry in found if entry.key != kept]
-        done = [await end(call, store, owners, entry, name, reason) for entry in ending]
-        ended += sum(done)
-        # One that gets a new id just then may be in neither place when it is looked for.
-        quiet = 0 if any(done) else quiet + 1
-        if quiet == 2:
-            break
-    return ended
+    ending = [entry for entry in found if entry.key != kept]
+    return sum([await end(call, store, owners, entry, name, reason) for entry in ending])
 
 
 async def _whereabouts(call: Colour, store: Store, keep: Any) -> bytes | None:

@@ -11,7 +11,6 @@ from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import cards, codec, conf
-from django_kvsessions.cards import Card
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime, created, renews_cookie
 from django_kvsessions.saved import (
@@ -191,21 +190,12 @@ class State(Lifetime):
             authenticated = former.authenticated
         card = b"" if former is None else former.card
         if self._visitor is not None or self._labels:
-            card = self._renewed(card, user)
+            card = cards.renewed(card, None if user is None else self._visitor, self._labels)
         expiry = data.get(EXPIRY)
         expires = self._expires(expiry, life)
         return Saved(
             payload, life, expires, new_revision(), owner, user, expiry, authenticated, card
         )
-
-    def _renewed(self, card: bytes, user: str | None) -> bytes:
-        """The card with what is known of this request."""
-        user_agent, ip, labels = cards.unpack(card)
-        if self._visitor is not None and user is not None:
-            user_agent, ip = cards.visitor(self._visitor)
-        named = {**labels, **self._labels}
-        kept = {name: text for name, text in named.items() if text is not None}
-        return cards.pack(Card(user_agent, ip, kept))
 
     def _record(self, store: Store, key: bytes, saved: Saved) -> Record:
         return make_record(key, saved, LARGEST_RATIO * store.max_record_size)

@@ -124,7 +124,8 @@ class Updates(State):
         """What to store now; no record where nothing has changed."""
         payload = self._dumps(data)
         # Judged by the bytes, since a nested change leaves the modified flag alone.
-        if payload == former.payload and not former.is_stale and not self._labels:
+        is_same = payload == former.payload and not former.is_stale
+        if is_same and not has_login and not self._labels:
             return former, None
         saved = self._next(payload, data, former, None, has_login)
         return saved, self._record(store, key, saved)
