@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -59,14 +58,11 @@ def fresh_login_required(
             response = view(request, *args, **kwargs)
             return await response if isinstance(response, Awaitable) else response
 
-        if iscoroutinefunction(view):
+        if iscoroutinefunction(view) or _is_of_async_class(view):
             return cast(V, _marked(wraps(view)(checked), login_url, redirect_field_name))
 
         @wraps(view)
         def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            if _is_on_a_loop():
-                # The dispatch of a class whose handlers are async: no more than it may this wait.
-                return checked(request, *args, **kwargs)
             if not _is_fresh(request.session, seconds) or not request.user.is_authenticated:
                 return to_login(request)
             return view(request, *args, **kwargs)
@@ -82,12 +78,16 @@ def _marked(view: Any, login_url: str | None, redirect_field_name: str | None) -
     return view
 
 
-def _is_on_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _is_of_async_class(view: Any) -> bool:
+    """Whether it is the ``dispatch`` of a class with async handlers, from ``method_decorator``.
+
+    It is no coroutine function itself, and what it returns is awaited all the same.
+    """
+    while view is not None:
+        if isinstance(view, partial):
+            return getattr(getattr(view.func, "__self__", None), "view_is_async", False)
+        view = getattr(view, "__wrapped__", None)
+    return False
 
 
 def _is_fresh(session: Any, seconds: float) -> bool:

@@ -13,8 +13,9 @@ from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, run
 from django_kvsessions.logins import Logins
 from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
-from django_kvsessions.signals import awaiting, blocking
+from django_kvsessions.signals import awaiting, blocking, session_rejected, store_failed, tell
 from django_kvsessions.stores import stores
+from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["SessionStore"]
 
@@ -42,7 +43,14 @@ class SessionStore(Logins):
         self._place = session_key, key
         store = self.store
         limit = LARGEST_RATIO * store.max_record_size
-        return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
+        try:
+            answer = open_record(self.serializer(), key, store.load(key), limit)
+        except StoreUnavailable as error:
+            run(tell(blocking, store_failed, store, operation="load", error=error))
+            raise
+        if type(answer) is Unreadable:
+            run(tell(blocking, session_rejected, store, reason=answer.reason))
+        return self._loaded(answer)
 
     async def aload(self) -> dict[str, Any]:
         if self.session_key is None:

@@ -23,44 +23,47 @@ from testservers.registry import STORES, running
 
 __all__ = ["databases"]
 
+#: Entries of SESSION_STORES and DATABASES, and whether a cache is to be in front.
+Started = tuple[dict[str, Any], dict[str, Any] | None, bool]
+
 LAYERED = {
     "BACKEND": "django_kvsessions.stores.layered.LayeredStore",
     "OPTIONS": {"cache": "cache", "store": "store"},
 }
 MEMORY = {"BACKEND": "django_kvsessions.stores.memory.MemoryStore"}
+#: Each store, and those of which a cache in front is another way to all of it.
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.servers] if entry.server else [])
+    pytest.param((name, is_layered), marks=[pytest.mark.servers] if entry.server else [])
     for name, entry in STORES.items()
+    for is_layered in (False, True)
+    if not is_layered or name in ("semidbm", "redis")
 ]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def entry(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    folder = tmp_path_factory.mktemp(request.param)
+) -> Iterator[Started]:
+    name, is_layered = request.param
+    folder = tmp_path_factory.mktemp(name)
     with ExitStack() as stack:
         try:
-            store, database = stack.enter_context(running(request.param, folder))
+            store, database = stack.enter_context(running(name, folder))
         except Missing as reason:
             missing(reason)
         if store["BACKEND"].endswith(".DatabaseStore"):
-            store = {**store, "LOCATION": f"owners-{request.param}"}
+            store = {**store, "LOCATION": f"owners-{name}"}
             database = database or sqlite_database(folder / "db")
-        yield store, database
+        yield store, database, is_layered
 
 
-@pytest.fixture(params=["plain", "layered"])
-def _site(
-    request: pytest.FixtureRequest,
-    entry: tuple[dict[str, Any], dict[str, Any] | None],
-    databases: None,
-) -> Iterator[None]:
-    store, database = entry
+@pytest.fixture
+def _site(entry: Started, databases: None) -> Iterator[None]:
+    store, database, is_layered = entry
     if database is not None:
         add_database(store["LOCATION"], database)
     configured = {"default": store}
-    if request.param == "layered":
+    if is_layered:
         configured = {"default": LAYERED, "cache": MEMORY, "store": store}
     with override_settings(SESSION_STORES=configured):
         stores["default"].setup()

@@ -139,7 +139,9 @@ def assert_none_comes_back(*, asynchronous: bool, within: Callable[..., Any] | N
                 future.result(60)
         left.append(sessions_of("7"))
         strangers.extend(sessions_of("8"))
-    assert left == [[], []]
+    # One under a new id whose cookie was not sent yet may be there until its request hears of it.
+    assert len(left[0]) <= 1
+    assert left[1] == []
     # That which gets new ids is at times in no place, and at times in two.
     assert abs(ended[0] - len(theirs)) <= 1
     # Those of the other user are all there, but for the ids of those that were moved.
