@@ -123,7 +123,7 @@ class SessionStore(Logins):
         """
         self._get_session()
         result = run(self._mutate(blocking, function))
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             run(self._settle(blocking))
         return result
 
@@ -131,7 +131,7 @@ class SessionStore(Logins):
         """As ``mutate``; the function is a plain one here too."""
         await self._aget_session()
         result = await self._mutate(awaiting, function)
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             await self._settle(awaiting)
         return result
 
@@ -148,13 +148,13 @@ class SessionStore(Logins):
     def create(self) -> None:
         self._get_session(no_load=True)
         run(self._create(blocking))
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             run(self._settle(blocking))
 
     async def acreate(self) -> None:
         await self._aget_session(no_load=True)
         await self._create(awaiting)
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             await self._settle(awaiting)
 
     def save(self, must_create: bool = False) -> None:
@@ -162,7 +162,7 @@ class SessionStore(Logins):
             return self.create()
         self._get_session(no_load=must_create)
         run(self._save(blocking, must_create))
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             run(self._settle(blocking))
         return None
 
@@ -171,7 +171,7 @@ class SessionStore(Logins):
             return await self.acreate()
         await self._aget_session(no_load=must_create)
         await self._save(awaiting, must_create)
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             await self._settle(awaiting)
         return None
 
@@ -255,13 +255,13 @@ class SessionStore(Logins):
         """
         self._get_session()
         run(self._move(blocking))
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             run(self._settle(blocking))
 
     async def acycle_key(self) -> None:
         await self._aget_session()
         await self._move(awaiting)
-        if self._is_login or self._former_hash:
+        if self._is_unsettled:
             await self._settle(awaiting)
 
     @classmethod

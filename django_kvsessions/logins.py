@@ -62,7 +62,7 @@ class Logins(Moves):
         labels = {**self._labels, name: value}
         card = b"" if self._saved is None else self._saved.card
         cards.renewed(card, None, labels)
-        self._labels = labels
+        self._labels, self._has_news = labels, True
         self.modified = True
 
     def record_visitor(self, meta: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Logins(Moves):
 
         That is done when something is written anyway, and for a user's session.
         """
-        self._visitor = meta
+        self._visitor, self._has_news = meta, True
 
     def _log_in(self) -> None:
         # A login, also a repeated one, starts a new life, under an id that nobody knew before.
@@ -81,14 +81,14 @@ class Logins(Moves):
     def _change_hash(self, former: object, value: object) -> None:
         """Django says so when a user has changed the password, and keeps this session alone."""
         if former and former != value and not self._has_login:
-            self._former_hash = self._former_hash or str(former)
+            self._former_hash, self._is_unsettled = self._former_hash or str(former), True
 
     # After the session was stored
 
     async def _settle(self, call: Colour) -> None:
         """What fails here is logged: the session is stored, and the visitor is in."""
         saved, former_hash, has_login = self._saved, self._former_hash, self._is_login
-        self._former_hash, self._is_login = None, False
+        self._former_hash, self._is_login, self._is_unsettled = None, False, False
         if saved is None or saved.user is None:
             return
         store, name, limit = self.store, saved.user, conf.max_per_user()

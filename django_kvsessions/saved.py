@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -145,7 +146,7 @@ def make_record(key: bytes, saved: Saved, limit: int) -> Record:
         saved.created,
         saved.payload,
         saved.authenticated,
-        saved.expires - now(),
+        saved.expires - time.time(),
         saved.card,
     )
     return Record(data, saved.expires, saved.revision, saved.owner)

@@ -65,8 +65,12 @@ class State(Lifetime):
     # What parallel requests have begun with, where the session had nothing.
     _starts: Mapping[str, Any] = MappingProxyType({})
     _has_login = False
-    # Whether what was stored last was a login, and what follows from it is still to be done.
+    # Whether what is stored next, or was stored last, is a login.
     _is_login = False
+    # Whether what follows from that, or from another password, is still to be done.
+    _is_unsettled = False
+    # Whether there is anything new for the card.
+    _has_news = False
     # META of the request, for the card of a user's session.
     _visitor: Mapping[str, Any] | None = None
     # Labels that are not stored yet; ``None`` for one that is to go.
@@ -184,12 +188,12 @@ class State(Lifetime):
             owner, authenticated = b"", 0.0
         elif former is None or has_login or user != former.user:
             owner, authenticated = codec.owner_digest(user), life
-            self._is_login = True
+            self._is_login = self._is_unsettled = True
         else:
             owner = codec.owner_digest(user) if former.is_stale else former.owner
             authenticated = former.authenticated
         card = b"" if former is None else former.card
-        if self._visitor is not None or self._labels:
+        if self._has_news:
             card = cards.renewed(card, None if user is None else self._visitor, self._labels)
         expiry = data.get(EXPIRY)
         expires = self._expires(expiry, life)
@@ -204,8 +208,8 @@ class State(Lifetime):
         if (provisional := store.provisional()) is not None:
             saved = saved._replace(provisional=provisional, before=self._saved)
         self._saved, self._has_login, self._is_cleared = saved, has_login, False
-        if self._labels:
-            self._labels = {}
+        if self._has_news:
+            self._labels, self._has_news = {}, self._visitor is not None
 
     def _base(self, revision: int) -> Saved:
         """What this object last loaded or stored of what is at that revision now.
