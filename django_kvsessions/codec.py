@@ -27,7 +27,7 @@ import struct
 import zlib
 from functools import cache
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -252,7 +252,7 @@ def _keyed(secret: str | bytes, purpose: bytes, digest_size: int) -> hashlib.bla
     return hashlib.blake2b(key=key, digest_size=digest_size)
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _forget(*, setting: str, **kwargs: object) -> None:
     if setting in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
         _digests.cache_clear()
         _owner_digests.cache_clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
@@ -13,6 +12,7 @@ from django_kvsessions.owned import entries
 from django_kvsessions.owners import end, owner_digests
 from django_kvsessions.saved import new_revision
 from django_kvsessions.stores.base import KEY_SIZE, Record, Store, now
+from django_kvsessions.stores.process.pauses import pause
 
 __all__ = ["enforce"]
 
@@ -58,10 +58,6 @@ async def _take_turn(call: Colour, store: Store, key: bytes) -> int | None:
         turn = Record(codec.seal_notice(key, key), now() + TURN, revision)
         if await call(store.create, store.acreate, key, turn):
             return revision
-        await call(time.sleep, asleep, PAUSE)
+        await pause(call, PAUSE)
     logger.warning("SESSION_MAX_PER_USER: another login has kept this one waiting too long.")
     return None
-
-
-async def asleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)

@@ -30,6 +30,9 @@ class Tally:
     #: ``None`` where the engine's clearsessions does not tell.
     cleared: int | None = None
     overtaken: int = 0
+    #: Sessions that were ended on another device, and requests that came with them afterwards.
+    ended_elsewhere: int = 0
+    tried_afterwards: int = 0
     #: Requests that were in flight when their visitor logged in, and those of them that were
     #: refused, because the session had moved on.
     in_flight: int = 0
@@ -50,6 +53,7 @@ class Tally:
     logged_out: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     came_back: dict[str, str] = field(default_factory=dict)
+    let_in: dict[str, str] = field(default_factory=dict)
     crossed: dict[str, str] = field(default_factory=dict)
 
     def kill_explains_it(self) -> bool:
@@ -87,6 +91,9 @@ class Tally:
         yield "visitors logged out by another request", f"{len(self.logged_out):,}", ""
         yield "lost changes", f"{len(self.lost):,}", ""
         yield "sessions that came back after logout", f"{len(self.came_back):,}", ""
+        yield "sessions ended elsewhere", f"{self.ended_elsewhere:,}", ""
+        yield "requests they tried afterwards", f"{self.tried_afterwards:,}", ""
+        yield "let in", f"{len(self.let_in):,}", ""
         yield "sessions that crossed users", f"{len(self.crossed):,}", ""
 
     def report(self) -> str:
@@ -100,5 +107,5 @@ class Tally:
 
     def findings(self) -> list[str]:
         """What went wrong, in words."""
-        found = (self.logged_out, self.lost, self.came_back, self.crossed)
+        found = (self.logged_out, self.lost, self.came_back, self.let_in, self.crossed)
         return [*self.errors, *(what for kind in found for what in kind.values())]

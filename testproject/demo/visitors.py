@@ -165,6 +165,7 @@ class Visitor:
             self.buy_and_log_out,
             self.log_out_elsewhere,
             self.log_in_meanwhile,
+            self.end_elsewhere,
             self.expire,
             self.look_around,
         ]
@@ -259,6 +260,38 @@ class Visitor:
         cookie = self.browser.cookie
         await self.log_out()
         await self.replay(cookie)
+
+    async def end_elsewhere(self) -> None:
+        """End the session of another device, while a request of it is under way."""
+        await self.introduce()
+        await self.log_in()
+        agent, form = f"the phone of {self.nickname}", {"username": self.user, "password": PASSWORD}
+        self.tab.client.headers["User-Agent"] = agent
+        self.tab.start()
+        await self.tab.open("/login/")
+        page = await self.tab.open("/login/", form)
+        if page.shown.user != self.user:
+            self.fail(f"a login on another device shows {page.shown}")
+        cookie = self.tab.cookie
+        slow = asyncio.ensure_future(
+            self.tab.open("/session/slow/", {"seconds": HOLD}, follow=False)
+        )
+        await asyncio.sleep(OVERTAKE)
+        try:
+            ended = await self.browser.open("/session/end_elsewhere/", {"agent": agent})
+        finally:
+            await asyncio.gather(slow, return_exceptions=True)
+        if ended.status != 200:
+            return  # The engine is one of Django's.
+        self.tally.ended_elsewhere += 1
+        self.tally.ended[cookie] = self.nickname
+        for _ in range(3):
+            self.tab.start(cookie)
+            page = await self.tab.open("/cart/")
+            self.tally.tried_afterwards += 1
+            if page.shown.user:
+                self.tally.let_in[cookie] = f"{self.nickname}: let in after its session was ended"
+        await self.come_by()
 
     def check_meanwhile(self, login: Page, others: list[Page], adding: int) -> None:
         """Each request was done, or was turned down because it came too late."""
