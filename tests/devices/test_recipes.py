@@ -15,7 +15,8 @@ from django.contrib.auth.views import LoginView
 from django.core import mail
 from django.template.loader import get_template
 from django.test import Client, override_settings
-from django.urls import get_resolver, path
+from django.urls import URLResolver, path
+from django.urls.resolvers import RegexPattern
 
 import django_kvsessions
 from django_kvsessions.owners import end_sessions
@@ -48,7 +49,7 @@ def examples() -> Iterator[dict[str, Any]]:
 def test_the_addresses_of_the_examples_lead_to_the_pages(examples: dict[str, Any]) -> None:
     assert len(examples["every_urlpatterns"]) == 2
     for (pattern,) in examples["every_urlpatterns"]:
-        resolver = get_resolver(type("urls", (), {"urlpatterns": [pattern]}))
+        resolver = URLResolver(RegexPattern(r"^/"), [pattern])
         assert resolver.resolve("/account/sessions/").view_name == "kvsessions:devices"
         ending = resolver.resolve("/account/sessions/end-others/")
         assert ending.kwargs.get("max_login_age") in (None, 600)
