@@ -16,6 +16,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import django
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("KVSESSIONS_VAR", BASE_DIR / "var"))
 VAR.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,10 @@ MIDDLEWARE = [
 ]
 if DEMO:
     MIDDLEWARE.insert(0, "demo.middleware.name_worker")
+if django.VERSION >= (6,):
+    # Neither scripts nor styles in a page, and nothing from elsewhere.
+    MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
+    SECURE_CSP = {"default-src": ["'self'"], "img-src": ["'self'", "data:"]}
 
 ROOT_URLCONF = "website.urls"
 WSGI_APPLICATION = "website.wsgi.application"
@@ -60,6 +66,8 @@ ASGI_APPLICATION = "website.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # Before those of the apps, for what replaces one of theirs.
+        "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
