@@ -72,7 +72,7 @@ class StoreCommand(BaseCommand):
                 action(alias, stores[alias])
             except StoreError as error:
                 failures.append(f"{alias!r}: {error}")
-            except ImproperlyConfigured as error:
+            except (ImproperlyConfigured, CommandError) as error:
                 failures.append(str(error))  # It names the alias.
             except Exception as error:
                 logger.exception("%s failed on %r", type(self).__module__.rpartition(".")[2], alias)

@@ -297,6 +297,16 @@ class LayeredStore(ColouredStore):
         except Exception as error:
             self._report(error)
 
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """The store's."""
+        self.store.backup(folder)
+
+    async def abackup(self, folder: str | os.PathLike[str]) -> None:
+        await self.store.abackup(folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        return self.store.scan_backup(folder)
+
     def stats(self) -> StoreStats:
         """The store's."""
         return self.store.stats()

@@ -33,6 +33,8 @@ class MemoryStore(Store):
 
     is_nonblocking = True
 
+    backed_up_by = "what is in memory is not to be kept"
+
     def __init__(
         self,
         location: None = None,

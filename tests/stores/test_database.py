@@ -82,6 +82,7 @@ class DatabaseConformance(StoreConformance):
 
 
 class TestSQLite(DatabaseConformance):
+    makes_backups = True
     # An SQLite connection of another thread that is in a transaction when the process
     # forks is rolled back by the child, where nobody can reach it.
     fork_safe = False

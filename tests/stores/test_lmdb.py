@@ -120,6 +120,7 @@ OpenStore = Callable[..., LMDBStore]
 
 
 class TestLMDBStore(StoreConformance):
+    makes_backups = True
     # Each write waits for the disk: fewer and larger ones.
     scan_records = 600
     scan_record_size = 16_000

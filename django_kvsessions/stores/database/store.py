@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -19,11 +20,12 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
     now,
 )
+from django_kvsessions.stores.database import backups, upkeep
 from django_kvsessions.stores.database import schema as tables
-from django_kvsessions.stores.database import upkeep
 from django_kvsessions.stores.database.client import Client
 from django_kvsessions.stores.database.rows import Rows
 from django_kvsessions.stores.database.table import DEFAULT_TABLE, Table
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 
 __all__ = ["DatabaseStore"]
 
@@ -51,6 +53,8 @@ class DatabaseStore(Store):
 
     The clocks of the web servers decide what has expired, so keep them in step.
     """
+
+    backed_up_by = "use the database's own means, such as pg_dump --table or mysqldump"
 
     def __init__(
         self,
@@ -166,6 +170,20 @@ class DatabaseStore(Store):
     def stats(self) -> StoreStats:
         """``size`` is that of the table and its indexes; ``None`` on SQLite and Oracle."""
         return self._client.read(partial(upkeep.stats, table=self._table))
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Of the table in an SQLite file. Without WAL mode, writers wait meanwhile."""
+        if not backups.is_copied(self._client.connection):
+            super().backup(folder)
+        with whole_folder(folder) as temporary:
+            path = os.path.join(temporary, backups.COPY)
+            self._client.read(partial(backups.copy_table, table=self._table, path=path))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        if not backups.is_copied(self._client.connection):
+            super().scan_backup(folder)
+        path = copy_in(folder, backups.COPY)
+        return backups.scan_copy(self._client.connection, self._table.name, path)
 
     def close(self) -> None:
         """Nothing: the connections are Django's, which ends them with the request."""

@@ -81,6 +81,26 @@ class Environment:
             result: T = self._repeat(self._write, work, args)
             return result
 
+    def copy(self, path: str) -> None:
+        """LMDB's own copy, into a new file: one long read, whose pages are not reused meanwhile.
+
+        ``OSError`` where it cannot be written.
+        """
+
+        def copy(txn: Any, databases: Databases) -> None:
+            assert self._opened is not None
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                self._opened[0].copyfd(descriptor, compact=True)
+            except self.driver.MapResizedError:
+                raise
+            except self.driver.Error as error:
+                raise OSError(str(error)) from error
+            finally:
+                os.close(descriptor)
+
+        self.read(copy)
+
     def clear_dead_readers(self) -> None:
         """Give back the slots, and the pages, that killed processes held."""
         with self._gate.writing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -23,6 +24,7 @@ from django_kvsessions.stores.base import (
 from django_kvsessions.stores.lmdb import table
 from django_kvsessions.stores.lmdb.client import DURABILITY, Options, check_contents
 from django_kvsessions.stores.lmdb.folder import shared_folder
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 
 if TYPE_CHECKING:
     from django_kvsessions.stores.lmdb.table import Databases, Transaction
@@ -254,6 +256,16 @@ class LMDBStore(Store):
             count, start = environment.read(count_some, start)
         size = os.stat(os.path.join(self._folder.path, "data.mdb")).st_size
         return StoreStats(live=max(entries - expired, 0), expired=expired, size=size)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Writers go on; where the map has to grow, those of this process wait."""
+        with whole_folder(folder, own=self._folder.path) as temporary:
+            self._folder.environment.copy(os.path.join(temporary, "data.mdb"))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        copy_in(folder, "data.mdb")
+        with closing(LMDBStore(folder)) as copy:
+            yield from copy.scan()
 
     def close(self) -> None:
         """Close the file for every store of this process on this folder; a use reopens it."""

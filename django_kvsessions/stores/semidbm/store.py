@@ -27,6 +27,7 @@ from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm import backups
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
@@ -203,6 +204,15 @@ class SemidbmStore(Store):
         entries = list(generation.index.values())
         live = sum(entry >= limit for entry in entries)
         return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Waits for nobody. A plain copy of the folder opens too."""
+        backups.copy_log(self._journal, self.compact, folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        backups.check_copy(folder)
+        with contextlib.closing(SemidbmStore(folder)) as copy:
+            yield from copy.scan()
 
     @reports_os_errors
     def compact(self) -> bool:
