@@ -101,6 +101,18 @@ def touch_interval() -> float | None:
 
 
 @cache
+def auto_clean() -> bool | None:
+    """SESSION_AUTO_CLEAN; ``None`` where it is left to the store."""
+    value = getattr(settings, "SESSION_AUTO_CLEAN", None)
+    if value is not None and not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"SESSION_AUTO_CLEAN must be True or False, not {value!r}: leave it out for True on "
+            "embedded stores and False on others."
+        )
+    return value
+
+
+@cache
 def middleware_leaves_cookies() -> bool:
     """Whether the session middleware can leave alone the cookie of a session that has moved.
 
@@ -138,6 +150,7 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         serializer,
         absolute_age,
         touch_interval,
+        auto_clean,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import codec
+from django_kvsessions import cleaning, codec
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
@@ -71,6 +71,7 @@ class Updates(State):
         saved = self._next(payload, self._session, None, begun)
         if not await call(store.create, store.acreate, key, self._record(store, key, saved)):
             return False
+        cleaning.created(store)
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
         self._keep(store, saved)

@@ -28,11 +28,11 @@ SETTINGS = {
     "SESSION_STORE_ALIAS",
     "SESSION_ABSOLUTE_AGE",
     "SESSION_TOUCH_INTERVAL",
+    "SESSION_AUTO_CLEAN",
     "SESSION_SERIALIZER",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
 RESERVED = {
-    "SESSION_AUTO_CLEAN",
     "SESSION_ENCRYPTION",
     "SESSION_RECORD_DEVICE",
     "SESSION_RECORD_IP",
@@ -69,6 +69,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         ("E009", conf.serializer),
         ("E011", conf.absolute_age),
         ("E012", conf.touch_interval),
+        ("E014", conf.auto_clean),
     ]:
         try:
             function()

@@ -115,6 +115,9 @@ class Store(ABC):
     #: them on the event loop's own thread instead of hopping to another.
     is_nonblocking: bool = False
 
+    #: Sites need not ask for the automatic clean-up: what is kept is beside the site's processes.
+    is_cleaned_by_default: bool = False
+
     #: LOCATION names a folder, which the system checks look at.
     location_is_folder: ClassVar[bool] = False
 

@@ -97,6 +97,10 @@ class LayeredStore(ColouredStore):
     def is_nonblocking(self) -> bool:  # type: ignore[override]
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
+    @property
+    def is_cleaned_by_default(self) -> bool:  # type: ignore[override]
+        return self.store.is_cleaned_by_default
+
     def provisional(self) -> Provisional | None:
         return self.store.provisional()
 

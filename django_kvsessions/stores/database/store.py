@@ -31,6 +31,9 @@ __all__ = ["DatabaseStore"]
 
 T = TypeVar("T")
 
+#: So many expired rows are what nobody removes.
+MANY_EXPIRED = 100_000
+
 
 class DatabaseStore(Store):
     """Keeps records in a table of PostgreSQL, MySQL, MariaDB, SQLite or Oracle.
@@ -228,6 +231,16 @@ class DatabaseStore(Store):
                     f"{', '.join(lacks)}.",
                     hint="Name another in OPTIONS['table'].",
                     id="kvsessions.E132",
+                )
+            ]
+        count = MANY_EXPIRED
+        if self._client.read(partial(upkeep.has_expired, table=self._table, count=count)):
+            return [
+                checks.Warning(
+                    f"{where} in DATABASES[{self.alias!r}] has {count:,} expired rows or more: "
+                    "nobody cleans it up.",
+                    hint="Run manage.py clearsessions from cron, or set SESSION_AUTO_CLEAN = True.",
+                    id="kvsessions.W133",
                 )
             ]
         return []

@@ -93,6 +93,7 @@ class LibSQLStore(PagedStore):
         self._database = client.database(
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
+        self.is_cleaned_by_default = self._database.path is not None
         self._table = table
         self._sql = statements(table)
 

@@ -50,6 +50,7 @@ class LMDBStore(Store):
     while a process has it open.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(

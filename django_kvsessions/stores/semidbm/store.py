@@ -57,6 +57,7 @@ class SemidbmStore(Store):
     ``max_record_size``: bytes, up to 16 MiB.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(
