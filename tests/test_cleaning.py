@@ -1,4 +1,4 @@
-"""The automatic clean-up: in the background, once for all processes, and only where a site serves."""
+"""The automatic clean-up: in the background, once for all processes, where a site serves."""
 
 from __future__ import annotations
 
