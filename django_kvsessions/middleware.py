@@ -11,15 +11,16 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.unavailable import SessionUnavailableMiddleware, unavailable
 
-__all__ = ["SessionMiddleware"]
+__all__ = ["SessionMiddleware", "SessionUnavailableMiddleware"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -33,7 +34,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
     - In async it stays on the event loop.
     - A store that cannot answer at the end of a request gives a 503, and the
       cookie stays. In the middle of one, ``StoreUnavailable`` goes to the
-      site's own error handling.
+      site's own error handling, or to ``SessionUnavailableMiddleware``.
     - With SESSION_TOUCH_INTERVAL set, reading a session extends its life too.
     - The cookie is sent again once in a touch interval, and not with each
       response.
@@ -94,7 +95,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 ) from None
             except StoreUnavailable:
                 logger.exception("The session could not be saved.")
-                response = unavailable(response)
+                replaced, response = response, unavailable()
+                # Files that it was to send are closed when this one has been sent.
+                response._resource_closers.append(replaced.close)  # type: ignore[attr-defined]
         if self._is_cookie_due(session, cookie, response.status_code):
             await self._set_cookie(call, session, response)
         return response
@@ -147,12 +150,3 @@ class SessionMiddleware(DjangoSessionMiddleware):
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
         patch_vary_headers(response, ("Cookie",))
-
-
-def unavailable(response: HttpResponseBase) -> HttpResponse:
-    """What is sent in the place of a response whose session could not be saved."""
-    replacement = HttpResponse("The session store is unavailable.", status=503)
-    patch_vary_headers(replacement, ("Cookie",))
-    # Files that the former was to send are closed when this one has been sent.
-    replacement._resource_closers.append(response.close)  # type: ignore[attr-defined]
-    return replacement
