@@ -78,6 +78,7 @@ class StoreStats(NamedTuple):
 
     ``size`` is in bytes, on disk or in memory. ``hits`` and ``misses`` count
     the loads of this process since it started, where the store is a cache.
+    ``oldest`` is the Unix time of the first expiry of what is there.
     """
 
     live: int | None
@@ -85,6 +86,7 @@ class StoreStats(NamedTuple):
     size: int | None
     hits: int | None = None
     misses: int | None = None
+    oldest: float | None = None
 
 
 class Provisional:
@@ -230,6 +232,10 @@ class Store(ABC):
 
     def _makes_no_copies(self) -> str:
         return f"{type(self).__name__} makes no copies: {self.backed_up_by}."
+
+    def faults(self) -> Iterable[str]:
+        """What an operator should look into although the store answers, a sentence each."""
+        return ()
 
     def close(self) -> None:
         """Flush and let go of files and connections; the next use reopens them."""

@@ -70,4 +70,6 @@ def stats(connection: BaseDatabaseWrapper, *, table: Table) -> StoreStats:
                 table.schema,
                 table.name,
             )
-    return StoreStats(live, expired, size)
+        cursor.execute(table.first_expiry)
+        (oldest,) = cursor.fetchone()
+    return StoreStats(live, expired, size, oldest=oldest)

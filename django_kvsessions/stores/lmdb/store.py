@@ -256,7 +256,8 @@ class LMDBStore(Store):
             expired += count
             count, start = environment.read(count_some, start)
         size = os.stat(os.path.join(self._folder.path, "data.mdb")).st_size
-        return StoreStats(live=max(entries - expired, 0), expired=expired, size=size)
+        oldest = environment.read(table.first_expiry)
+        return StoreStats(max(entries - expired, 0), expired, size, oldest=oldest)
 
     def backup(self, folder: str | os.PathLike[str]) -> None:
         """Writers go on; where the map has to grow, those of this process wait."""

@@ -19,7 +19,7 @@ from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["is_at_the_end", "note_synced", "repair", "set_aside"]
+__all__ = ["is_at_the_end", "note_synced", "quarantined", "repair", "set_aside"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -132,6 +132,20 @@ def _write_again(generation: Generation, key: bytes) -> None:
         generation.log.append(data)
         generation.index[key] = generation.moved_to(entry, generation.end)
         generation.end += len(data)
+
+
+def quarantined(folder: str) -> Iterator[str]:
+    """A sentence where bytes were set aside."""
+    path = os.path.join(folder, "quarantine")
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return
+    if size:
+        yield (
+            f"{path} has {size} bytes that did not verify, as after a power cut or on a failing "
+            "disk: look at the log of that time and at the disk, then remove the file."
+        )
 
 
 def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:

@@ -33,6 +33,7 @@ from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
+from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.succession import batches
 from django_kvsessions.stores.semidbm.syncing import Syncer
 
@@ -200,11 +201,10 @@ class SemidbmStore(Store):
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        generation = self._current()
-        limit = live_from()
-        entries = list(generation.index.values())
-        live = sum(entry >= limit for entry in entries)
-        return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+        return self._current().stats()
+
+    def faults(self) -> Iterator[str]:
+        return quarantined(self.path)
 
     def backup(self, folder: str | os.PathLike[str]) -> None:
         """Waits for nobody. A plain copy of the folder opens too."""
