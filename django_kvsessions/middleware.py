@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -15,17 +14,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from django_kvsessions import conf
+from django_kvsessions import conf, reports
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.unavailable import SessionUnavailableMiddleware, unavailable
 
 __all__ = ["SessionMiddleware", "SessionUnavailableMiddleware"]
-
-logger = logging.getLogger("django_kvsessions")
-
-#: Nothing is lost by it: the next request tries again.
-UNEXTENDED = "The life of a session could not be extended."
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
@@ -93,8 +87,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
                     "The request's session was deleted before the request completed. "
                     "The user may have logged out in a concurrent request, for example."
                 ) from None
-            except StoreUnavailable:
-                logger.exception("The session could not be saved.")
+            except StoreUnavailable as error:
+                reports.unavailable("at the save", error)
                 replaced, response = response, unavailable()
                 # Files that it was to send are closed when this one has been sent.
                 response._resource_closers.append(replaced.close)  # type: ignore[attr-defined]
@@ -106,10 +100,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
         try:
             # As Django's does, this loads it: an id that is unknown makes way for a new one.
             await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if was_used:
                 raise
-            logger.warning(UNEXTENDED, exc_info=True)
+            reports.unextended(error)
             return
         if session.modified or not getattr(session, "leaves_cookie", False):
             await call(session.save, session.asave)
@@ -119,8 +113,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return  # One of Django's engines.
         try:
             await call(session.touch, session.atouch)
-        except StoreUnavailable:
-            logger.warning(UNEXTENDED, exc_info=True)
+        except StoreUnavailable as error:
+            reports.unextended(error)
 
     def _is_cookie_due(self, session: Any, cookie: str | None, status_code: int) -> bool:
         session_key = session.session_key

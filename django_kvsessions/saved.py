@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
-from django_kvsessions import codec, conf
+from django_kvsessions import codec, conf, reports
 from django_kvsessions.stores.base import Provisional, Record, now
 from django_kvsessions.stores.process import forks
 
@@ -26,8 +25,6 @@ __all__ = [
     "new_revision",
     "open_record",
 ]
-
-security_log = logging.getLogger("django.security.SuspiciousSession")
 
 #: Where Django keeps what ``set_expiry`` was given.
 EXPIRY = "_session_expiry"
@@ -109,13 +106,7 @@ def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) 
 
 
 def _unreadable(reason: str) -> Unreadable:
-    security_log.warning(
-        "A session in SESSION_STORES[%r] does not verify or decode: %s. Is SECRET_KEY, or one of "
-        "SECRET_KEY_FALLBACKS, missing that it was stored under, or do two sites share the store? "
-        "The visitor goes on without it; the record and the cookie stay.",
-        conf.store_alias(),
-        reason,
-    )
+    reports.rejected(reason)
     return Unreadable(reason)
 
 

@@ -9,6 +9,7 @@ from django.template import TemplateDoesNotExist, loader
 from django.utils.cache import patch_vary_headers
 from django.utils.deprecation import MiddlewareMixin
 
+from django_kvsessions import reports
 from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["TEMPLATE", "SessionUnavailableMiddleware", "unavailable"]
@@ -47,7 +48,5 @@ class SessionUnavailableMiddleware(MiddlewareMixin):
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not isinstance(exception, StoreUnavailable):
             return None
-        logger.error(
-            "The session store failed during %s: %s", request.path, exception, exc_info=exception
-        )
+        reports.unavailable(f"during {request.path}", exception)
         return unavailable()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import cleaning, codec
+from django_kvsessions import cleaning, codec, reports
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
@@ -26,8 +25,6 @@ from django_kvsessions.state import LONG_WORK, State, in_thread
 from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable
 
 __all__ = ["ATTEMPTS", "Updates"]
-
-logger = logging.getLogger("django_kvsessions")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -202,9 +199,8 @@ class Updates(State):
             return False
         try:
             return await self._touch(call, expires)
-        except StoreUnavailable:
-            # Nothing is lost: the next request touches it.
-            logger.warning("The life of a session could not be extended.", exc_info=True)
+        except StoreUnavailable as error:
+            reports.unextended(error)
             return not self.modified
 
     def _due_expiry(self) -> float | None:

@@ -134,7 +134,7 @@ def test_an_outage_in_a_view_is_logged_with_its_cause(
     fail_at(monkeypatch, "load")
     get()
     (logged,) = [each for each in caplog.records if each.name == "django_kvsessions"]
-    assert "visit: the server is away" in logged.getMessage()
+    assert "visit, and the visitor was answered 503: the server is away" in logged.getMessage()
     assert logged.exc_info is not None
 
 

@@ -239,7 +239,12 @@ class LayeredStore(ColouredStore):
     def _report(self, error: Exception) -> None:
         if isinstance(error, ImproperlyConfigured):
             raise error
-        logger.warning("The cache %r of a layered session store failed: %s", self._cache, error)
+        logger.warning(
+            "The cache %r of a layered session store failed: %s The store answers in its place, "
+            "and no session is lost: see to the cache.",
+            self._cache,
+            error,
+        )
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Removes what has expired from the store, and then from the cache.

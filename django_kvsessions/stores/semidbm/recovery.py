@@ -75,7 +75,9 @@ def repair(generation: Generation, folder: str) -> None:
         if found is None:
             break
         logger.error(
-            "The log in %s is damaged from byte %d to %d; the records behind are kept.",
+            "The log in %s is damaged from byte %d to %d; the records behind are kept. Likely "
+            "causes, in order: a power cut, a failing disk, another program that wrote to the "
+            "file. Nothing is to be done, unless it happens again: then check the disk.",
             folder,
             generation.end,
             found,
@@ -155,7 +157,8 @@ def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
         for position in range(start, stop, 1024 * 1024):
             file.write(log.read(min(1024 * 1024, stop - position), position))
     logger.warning(
-        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s.",
+        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s, which may be "
+        "removed when it was looked at.",
         stop - start,
         start,
         path,
