@@ -73,6 +73,12 @@ def store(alias: str) -> dict[str, Any]:
     return filled
 
 
+def has_location(alias: str) -> bool:
+    """Whether the project itself says where a store is, which may need no place."""
+    config = _configured()[alias]
+    return config.get("LOCATION") is not None or store(alias)["LOCATION"] is None
+
+
 @cache
 def serializer() -> type[Any]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""

@@ -31,7 +31,9 @@ _OTHER_KEY = (
     "damaged or tampered with. To have the sessions back, put the former key into "
     "SECRET_KEY_FALLBACKS, or give each site a LOCATION of its own."
 )
-_OTHER_VERSION = "Likely cause: a later django-kvsessions wrote it. Update the processes that still run this one."
+_OTHER_VERSION = (
+    "Likely cause: a later django-kvsessions wrote it. Update the processes that run this one."
+)
 _OTHER_FORM = (
     "Likely causes, in order: SESSION_SERIALIZER was changed, or what it needs to know a value by; "
     "what wrote it is a bug. Set the former serializer again, or let these sessions expire."

@@ -110,6 +110,12 @@ def _refuse_folder_of_another(
     except (OSError, ValueError):
         # Missing, a file or not readable: the system checks and the first use say so.
         return
+    code = sorted(name for name in there if name.endswith((".py", ".pyc")) or name == "__pycache__")
+    if code:
+        raise ImproperlyConfigured(
+            f"{where}['LOCATION'] ({os.fspath(folder)}) holds Python files ({code[0]!r}), as an app "
+            "does: name a folder that is for the sessions alone."
+        )
     for name, mark in _MARKS.items():
         if own and mark in there and not own & there:
             raise ImproperlyConfigured(

@@ -12,6 +12,7 @@ from django_kvsessions.stores.base import StoreError, StoreUnavailable
 from django_kvsessions.stores.lmdb.errors import explained
 from django_kvsessions.stores.lmdb.gate import Gate
 from django_kvsessions.stores.lmdb.table import Databases, open_databases
+from django_kvsessions.stores.process.locks import keep_out_of_git
 
 if TYPE_CHECKING:
     import lmdb
@@ -214,7 +215,9 @@ class Environment:
     def _make_folder(self) -> None:
         try:
             # LMDB would give the folder the mode of its files.
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self.path):
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                keep_out_of_git(self.path)
         except OSError as error:
             raise StoreUnavailable(
                 f"The folder {self.path} cannot be made: {error.strerror}. "
