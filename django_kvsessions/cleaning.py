@@ -22,7 +22,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
 from django.db import connections
 
-from django_kvsessions import codec, conf
+from django_kvsessions import codec, conf, counts
 from django_kvsessions.stores.base import KEY_SIZE, Record, Store, now
 from django_kvsessions.stores.process import forks
 
@@ -117,6 +117,9 @@ class Cleaner:
                 # There may be more.
                 store.delete(_MARK)
                 self._next = 0.0
+            counts.add("cleanups")
+            counts.add("cleaned", removed)
+            counts.add("cleaning", time.monotonic() - started)
             if removed:
                 logger.info(
                     "The automatic clean-up of SESSION_STORES[%r] removed %d expired sessions in "

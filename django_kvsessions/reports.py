@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 
-from django_kvsessions import conf
+from django_kvsessions import conf, counts
 from django_kvsessions.stores.process import forks
 
 __all__ = ["forget", "rejected", "unavailable", "unextended"]
@@ -27,8 +27,8 @@ forks.hold(_lock)
 
 _OTHER_KEY = (
     "Likely causes, in order: SECRET_KEY was changed, and the former one is not in "
-    "SECRET_KEY_FALLBACKS; two sites with different keys share the store's LOCATION; the record was "
-    "damaged or tampered with. To have the sessions back, put the former key into "
+    "SECRET_KEY_FALLBACKS; two sites with different keys share the store's LOCATION; the record "
+    "was damaged or tampered with. To have the sessions back, put the former key into "
     "SECRET_KEY_FALLBACKS, or give each site a LOCATION of its own."
 )
 _OTHER_VERSION = (
@@ -42,6 +42,7 @@ _OTHER_FORM = (
 
 def rejected(reason: str) -> None:
     """A record does not verify or decode."""
+    counts.add("rejected")
     cure = _OTHER_FORM
     if reason.startswith(("its tag", "it is too short")):
         cure = _OTHER_KEY

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import cleaning, codec, reports
+from django_kvsessions import cleaning, codec, counts, reports
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
@@ -241,6 +241,7 @@ async def work(
 
 async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     """Wait after an attempt that lost a race, the longer the more each of them costs."""
+    counts.add("retries")
     longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) * (
         1 + len(saved.payload) * PER_BYTE
     )
