@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django_kvsessions.testing.asynchrony import AsyncMethods
 from django_kvsessions.testing.backups import Backups
 from django_kvsessions.testing.basics import Basics
@@ -37,7 +35,7 @@ class StoreConformance(
     See the module for an example, and ``Kit`` for what can be set.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for name in dir(StoreConformance):
             test = getattr(StoreConformance, name)

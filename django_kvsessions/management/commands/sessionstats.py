@@ -12,6 +12,8 @@ from django_kvsessions.health import Limits, find_problems
 from django_kvsessions.management.base import StopSignals, StoreCommand
 from django_kvsessions.stores.base import Store
 
+Figures = dict[str, str | int | None]
+
 
 class Command(StoreCommand):
     help = "Shows how many live and expired sessions each store holds, and their size."
@@ -50,7 +52,7 @@ class Command(StoreCommand):
             help="For --check: what is to be free on the disk of a folder. Default: %(default)g.",
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: object, **options: Any) -> None:
         for name in ("watch", "within", "room"):
             value = options[name]
             if value is not None and not 0 < value < threading.TIMEOUT_MAX:
@@ -99,7 +101,7 @@ class Command(StoreCommand):
             raise CommandError(f"Not well: {wrong}.")
 
     def show(self, options: dict[str, Any]) -> None:
-        figures: dict[str, dict[str, Any]] = {}
+        figures: dict[str, Figures] = {}
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
@@ -117,7 +119,7 @@ class Command(StoreCommand):
         if failure:
             raise failure
 
-    def print_table(self, figures: dict[str, dict[str, Any]]) -> None:
+    def print_table(self, figures: dict[str, Figures]) -> None:
         # What no store can tell needs no column.
         columns = [
             name
@@ -135,7 +137,7 @@ class Command(StoreCommand):
             self.stdout.write("  ".join(line).rstrip())
 
 
-def as_text(name: str, value: Any) -> str:
+def as_text(name: str, value: str | int | None) -> str:
     if value is None:
         return "-"
     if name == "size":

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -29,6 +29,7 @@ from django_kvsessions.stores.process.copies import copy_in, whole_folder
 
 __all__ = ["DatabaseStore"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: So many expired rows are what nobody removes.
@@ -191,7 +192,9 @@ class DatabaseStore(Store):
     def close(self) -> None:
         """Nothing: the connections are Django's, which ends them with the request."""
 
-    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_in_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         return await self._client.in_thread(function, *args, **kwargs)
 
     def check(self, *, alias: str) -> list[checks.CheckMessage]:
