@@ -76,7 +76,8 @@ def store(alias: str) -> dict[str, Any]:
 def has_location(alias: str) -> bool:
     """Whether the project itself says where a store is, which may need no place."""
     config = _configured()[alias]
-    return config.get("LOCATION") is not None or store(alias)["LOCATION"] is None
+    is_named = isinstance(config, Mapping) and config.get("LOCATION") is not None
+    return is_named or store(alias)["LOCATION"] is None
 
 
 @cache

@@ -98,7 +98,7 @@ class LayeredStore(ColouredStore):
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
     @property
-    def is_cleaned_by_default(self) -> bool:  # type: ignore[override]
+    def is_cleaned_by_default(self) -> bool:  # type: ignore[override]  # read only
         return self.store.is_cleaned_by_default
 
     def provisional(self) -> Provisional | None:
