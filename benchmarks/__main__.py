@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks import (
+    auto_clean,
     compare,
     engines,
     figures,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type[Command]] = {
     "processes": processes.Processes,
     "asgi": http.ASGI,
     "races": http.Races,
+    "auto-clean": auto_clean.AutoClean,
     "load-profile": load_profile.LoadProfile,
     "compare": compare.Compare,
     "figures": figures.Figures,

@@ -73,6 +73,13 @@ def store(alias: str) -> dict[str, Any]:
     return filled
 
 
+def has_location(alias: str) -> bool:
+    """Whether the project itself says where a store is, which may need no place."""
+    config = _configured()[alias]
+    is_named = isinstance(config, Mapping) and config.get("LOCATION") is not None
+    return is_named or store(alias)["LOCATION"] is None
+
+
 @cache
 def serializer() -> type[Serializer]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
@@ -143,6 +150,18 @@ def max_per_user() -> int | None:
 
 
 @cache
+def auto_clean() -> bool | None:
+    """SESSION_AUTO_CLEAN; ``None`` where it is left to the store."""
+    value = getattr(settings, "SESSION_AUTO_CLEAN", None)
+    if value is not None and not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"SESSION_AUTO_CLEAN must be True or False, not {value!r}: leave it out for True on "
+            "embedded stores and False on others."
+        )
+    return value
+
+
+@cache
 def middleware_leaves_cookies() -> bool:
     """Whether the session middleware can leave alone the cookie of a session that has moved.
 
@@ -203,6 +222,7 @@ def _forget(*, setting: str, **kwargs: object) -> None:
         encryption,
         cookie_partitioned,
         middleware_is_ours,
+        auto_clean,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

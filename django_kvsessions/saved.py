@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
-from django_kvsessions import codec, conf
+from django_kvsessions import codec, conf, reports
 from django_kvsessions.sealing import Opener
 from django_kvsessions.serializers import Serializer, SessionData
 from django_kvsessions.stores.base import KEY_SIZE, Provisional, Record, now
@@ -33,17 +32,10 @@ __all__ = [
     "unreadable",
 ]
 
-security_log = logging.getLogger("django.security.SuspiciousSession")
-
 #: Where Django keeps what ``set_expiry`` was given.
 EXPIRY = "_session_expiry"
 #: Seconds for which a session that has got a new id is remembered under the former one.
 NOTICE_AGE = 60
-#: What it mostly is.
-MISSING_KEY = (
-    "Is SECRET_KEY, or one of SECRET_KEY_FALLBACKS, missing that it was stored under, or do two "
-    "sites share the store?"
-)
 #: How many times ``max_record_size`` a session may have when it is opened.
 LARGEST_RATIO = 16
 
@@ -152,13 +144,7 @@ def open_record(serializer: Serializer, place: Place, record: Record | None, lim
 
 def unreadable(reason: str, cure: str = "") -> Unreadable:
     """Say so in the log, with what may be done about it."""
-    security_log.warning(
-        "A session in SESSION_STORES[%r] does not verify or decode: %s. %s "
-        "The visitor goes on without it; the record and the cookie stay.",
-        conf.store_alias(),
-        reason,
-        cure or MISSING_KEY,
-    )
+    reports.rejected(reason, cure)
     return Unreadable(reason)
 
 

@@ -8,14 +8,13 @@ revision.
 from __future__ import annotations
 
 import inspect
-import logging
 import random
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import codec
+from django_kvsessions import cleaning, codec, counts, reports
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
@@ -27,8 +26,6 @@ from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavai
 from django_kvsessions.stores.process import pauses
 
 __all__ = ["ATTEMPTS", "Updates"]
-
-logger = logging.getLogger("django_kvsessions")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +71,7 @@ class Updates(State):
         saved = self._next(payload, self._session, self._saved, begun, has_login)
         if not await call(store.create, store.acreate, key, self._record(store, place, saved)):
             return False
+        cleaning.created(store)
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
         self._keep(store, saved)
@@ -211,9 +209,8 @@ class Updates(State):
             return False
         try:
             return await self._touch(call, expires)
-        except StoreUnavailable:
-            # Nothing is lost: the next request touches it.
-            logger.warning("The life of a session could not be extended.", exc_info=True)
+        except StoreUnavailable as error:
+            reports.unextended(error)
             return not self.modified
 
     def _due_expiry(self) -> float | None:
@@ -254,6 +251,7 @@ async def work(
 
 async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     """Wait after an attempt that lost a race, the longer the more each of them costs."""
+    counts.add("retries")
     longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) * (
         1 + len(saved.payload) * PER_BYTE
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from django_kvsessions import reports
 from django_kvsessions.stores import stores
 from tests.settings import BASE_DIR
 
@@ -31,4 +32,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _empty_stores() -> Iterator[None]:
     yield
     stores.close_all()
+    reports.forget()
     shutil.rmtree(BASE_DIR / "sessions", ignore_errors=True)

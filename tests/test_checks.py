@@ -667,3 +667,48 @@ def test_a_store_that_cannot_be_made_does_not_stop_the_deployment_checks(
     }
     ids = [message.id for message in check(deploy=True)]
     assert sorted(map(str, ids)) == ["kvsessions.E002", "kvsessions.W998", "kvsessions.W999"]
+
+
+def test_a_location_left_to_its_default_is_told_on_deployment(
+    settings: DjangoSettings, tmp_path: Path
+) -> None:
+    settings.BASE_DIR = tmp_path
+    settings.SESSION_STORES = {"default": {}, "memory": {"BACKEND": MEMORY}}
+    (warning,) = check(deploy=True)
+    assert warning.id == "kvsessions.W009"
+    assert f"{tmp_path}/sessions" in warning.msg
+    settings.SESSION_STORES = {"default": {"LOCATION": tmp_path / "sessions"}}
+    assert check(deploy=True) == []
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "models.py", "__pycache__"])
+@pytest.mark.parametrize("backend", ["semidbm.SemidbmStore", "lmdb.LMDBStore"])
+def test_a_folder_that_holds_an_app_is_refused(
+    settings: DjangoSettings, tmp_path: Path, name: str, backend: str
+) -> None:
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / name).touch()
+    settings.SESSION_STORES = {
+        "default": {
+            "BACKEND": f"django_kvsessions.stores.{backend}",
+            "LOCATION": tmp_path / "sessions",
+        }
+    }
+    (error,) = check()
+    assert error.id == "kvsessions.E003"
+    assert f"holds Python files ({name!r})" in error.msg
+
+
+@pytest.mark.parametrize("backend", ["semidbm.SemidbmStore", "lmdb.LMDBStore"])
+def test_no_commit_takes_the_sessions_along(
+    settings: DjangoSettings, tmp_path: Path, backend: str
+) -> None:
+    settings.SESSION_STORES = {
+        "default": {
+            "BACKEND": f"django_kvsessions.stores.{backend}",
+            "LOCATION": tmp_path / "sessions",
+        }
+    }
+    stores["default"].setup()
+    assert (tmp_path / "sessions" / ".gitignore").read_text() == "*\n"
+    assert (tmp_path / "sessions" / ".gitignore").stat().st_mode & 0o777 == 0o600

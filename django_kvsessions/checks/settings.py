@@ -33,11 +33,11 @@ SETTINGS = {
     "SESSION_MAX_PER_USER",
     "SESSION_ENCRYPTION",
     "SESSION_COOKIE_PARTITIONED",
+    "SESSION_AUTO_CLEAN",
     "SESSION_SERIALIZER",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
 RESERVED = {
-    "SESSION_AUTO_CLEAN",
     "SESSION_FALLBACK_ENGINES",
 }
 
@@ -73,6 +73,7 @@ def check_settings(**kwargs: object) -> list[CheckMessage]:
         ("E014", conf.record_device),
         ("E015", conf.record_ip),
         ("E016", conf.max_per_user),
+        ("E021", conf.auto_clean),
     ]:
         try:
             function()

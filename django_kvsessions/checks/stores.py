@@ -98,8 +98,20 @@ def check_deployed_stores(**kwargs: object) -> list[CheckMessage]:
     for alias in attempt(conf.aliases) or ():
         store = attempt(stores.__getitem__, alias)
         if store:
+            messages += _check_default_location(alias)
             messages += check_server(store, alias)
     return messages
+
+
+def _check_default_location(alias: str) -> Iterator[CheckMessage]:
+    if not conf.has_location(alias):
+        yield checks.Warning(
+            f"SESSION_STORES[{alias!r}]['LOCATION'] is not set, so the sessions are in "
+            f"{conf.store(alias)['LOCATION']}: a release that is a new folder would log everybody "
+            "out, and an image or container takes them along or loses them.",
+            hint="Name a folder outside of the code, such as /var/lib/mysite/sessions.",
+            id="kvsessions.W009",
+        )
 
 
 def check_server(store: Store, alias: str) -> list[CheckMessage]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,7 +22,7 @@ from django_kvsessions.checks.settings import attempt
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Store, StoreError
 
-__all__ = ["StoreCommand"]
+__all__ = ["StopSignals", "StoreCommand"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -72,7 +74,7 @@ class StoreCommand(BaseCommand):
                 action(alias, stores[alias])
             except StoreError as error:
                 failures.append(f"{alias!r}: {error}")
-            except ImproperlyConfigured as error:
+            except (ImproperlyConfigured, CommandError) as error:
                 failures.append(str(error))  # It names the alias.
             except Exception as error:
                 logger.exception("%s failed on %r", type(self).__module__.rpartition(".")[2], alias)
@@ -86,3 +88,34 @@ class StoreCommand(BaseCommand):
 
 def _is_wrong(alias: str) -> bool:
     return any(message.is_serious() and not message.is_silenced() for message in check_store(alias))
+
+
+class StopSignals:
+    """Takes SIGTERM and SIGINT as a wish to stop: a wait ends at once, work goes on."""
+
+    def __init__(self) -> None:
+        self.received = False
+        # put() may interrupt a get() of the same thread; Event.set() could deadlock there.
+        self._queue: SimpleQueue[int] = SimpleQueue()
+
+    def __enter__(self) -> None:
+        self._former = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = True
+        self._queue.put(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a signal came, within so many seconds or before."""
+        try:
+            self._queue.get(timeout=seconds)
+        except Empty:
+            return False
+        return True

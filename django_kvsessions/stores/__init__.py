@@ -24,6 +24,8 @@ class StoreHandler:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._stores: dict[str, Store] = {}
+        #: Called with each store before it is used, and its alias.
+        self.on_open: list[Callable[[str, Store], None]] = []
 
     def __getitem__(self, alias: str) -> Store:
         """The store of that alias. ``ImproperlyConfigured`` where settings do not give one."""
@@ -33,7 +35,10 @@ class StoreHandler:
             pass
         with self._lock:
             if alias not in self._stores:
-                self._stores[alias] = make_store(alias)
+                store = make_store(alias)
+                for opened in self.on_open:
+                    opened(alias, store)
+                self._stores[alias] = store
             return self._stores[alias]
 
     def __iter__(self) -> Iterator[str]:
@@ -43,6 +48,10 @@ class StoreHandler:
         """The stores that have been used in this process."""
         with self._lock:
             return list(self._stores.values())
+
+    def opened_by_alias(self) -> dict[str, Store]:
+        with self._lock:
+            return dict(self._stores)
 
     def close_all(self) -> None:
         """Close every store; the next use makes them anew from the settings."""
@@ -109,6 +118,12 @@ def _refuse_folder_of_another(
     except (OSError, ValueError):
         # Missing, a file or not readable: the system checks and the first use say so.
         return
+    code = sorted(name for name in there if name.endswith((".py", ".pyc")) or name == "__pycache__")
+    if code:
+        raise ImproperlyConfigured(
+            f"{where}['LOCATION'] ({os.fspath(folder)}) holds Python files ({code[0]!r}), as an "
+            "app does: name a folder that is for the sessions alone."
+        )
     for name, mark in _MARKS.items():
         if own and mark in there and not own & there:
             raise ImproperlyConfigured(

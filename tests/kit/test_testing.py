@@ -18,6 +18,7 @@ BROKEN = [(store, test) for store, tests in broken_stores.BROKEN.items() for tes
 
 
 class TestFolderStore(StoreConformance):
+    makes_backups = True
     outage = folder_store.outage
 
     @pytest.fixture

@@ -135,6 +135,8 @@ def import_modules(extra: str | None) -> int:
     spared.append("django_kvsessions.admin")
     if extra != "testing":
         spared.append("django_kvsessions.testing")
+    if extra != "otel":
+        spared.append("django_kvsessions.otel")
     packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
     names = [package.name for package in packages if not package.name.startswith(tuple(spared))]
     for name in names:
@@ -154,6 +156,9 @@ def ask_for_others(extra: str | None) -> None:
     if extra != "typed":
         complaint = refusal(ImproperlyConfigured, partial(Bucket, int, key="number"))
         assert "pip install django-kvsessions[typed]" in complaint, complaint
+    if extra != "otel":
+        complaint = refusal(ImproperlyConfigured, importlib.import_module, "django_kvsessions.otel")
+        assert "pip install django-kvsessions[otel]" in complaint, complaint
     if extra != "testing":
         complaint = refusal(ImportError, importlib.import_module, "django_kvsessions.testing")
         assert "pip install django-kvsessions[testing]" in complaint, complaint

@@ -46,6 +46,7 @@ def over_lmdb(folder: Path) -> LayeredStore:
 
 
 class TestWithACacheInEachProcess(StoreConformance):
+    makes_backups = True
     # Another process sees a change after max_age at the latest, not at once.
     shared_between_processes = False
 
@@ -56,6 +57,8 @@ class TestWithACacheInEachProcess(StoreConformance):
 
 class TestWithASharedCache(StoreConformance):
     """Processes that share the cache see each other's changes at once, killed ones too."""
+
+    makes_backups = True
 
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> MakeStore:

@@ -86,6 +86,7 @@ def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> R
 
 
 class TestFile(FullRaces):
+    makes_backups = True
     expiry_resolution = 0
 
     @pytest.fixture

@@ -122,6 +122,7 @@ OpenStore = Callable[..., LMDBStore]
 
 
 class TestLMDBStore(StoreConformance):
+    makes_backups = True
     # Each write waits for the disk: fewer and larger ones.
     scan_records = 600
     scan_record_size = 16_000
@@ -189,7 +190,7 @@ class TestFiles:
         finally:
             os.umask(before)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-        assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600}
+        assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600, ".gitignore": 0o600}
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     def test_the_space_of_what_expired_is_used_again(

@@ -81,12 +81,16 @@ def held_by_semidbm(folder: Path) -> set[bytes]:
 
 
 class TestSemidbmStore(StoreConformance):
+    makes_backups = True
+
     @pytest.fixture
     def make_store(self, folder: Path) -> MakeStore:
         return partial(SemidbmStore, folder)
 
 
 class TestFullDurability(StoreConformance):
+    makes_backups = True
+
     # Writes wait for the disk, so they leave the event loop.
     @pytest.fixture
     def make_store(self, folder: Path) -> MakeStore:

@@ -51,6 +51,7 @@ class TestFile(FullRaces):
 
     shared_between_processes = False
     fork_safe = False
+    makes_backups = True
     expiry_resolution = 0
     race_keys = 10
     scans = 5
@@ -62,6 +63,7 @@ class TestFile(FullRaces):
 
 
 class TestMemory(TestFile):
+    makes_backups = False
     persistent = False
 
     @pytest.fixture

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 from datetime import datetime, timezone
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
-from django_kvsessions.management.base import StoreCommand
+from django_kvsessions.health import Limits, find_problems
+from django_kvsessions.management.base import StopSignals, StoreCommand
 from django_kvsessions.owned import count_encrypted
 from django_kvsessions.stores.base import Store
 
@@ -25,8 +28,86 @@ class Command(StoreCommand):
             help="Also count which sessions are encrypted; this reads every record.",
         )
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--watch",
+            type=float,
+            metavar="SECONDS",
+            help="Again and again, with a pause of so many seconds, until SIGINT or SIGTERM.",
+        )
+        what.add_argument(
+            "--check",
+            action="store_true",
+            help=(
+                "Count nothing, but say whether each store does well: it answers in time, its disk "
+                "has room, it is cleaned up, nothing was set aside. Exit code 1 where one does not."
+            ),
+        )
+        limits = Limits()
+        parser.add_argument(
+            "--within",
+            type=float,
+            default=1000 * limits.within,
+            metavar="MS",
+            help="For --check: the milliseconds to wait for an answer. Default: %(default)g.",
+        )
+        parser.add_argument(
+            "--room",
+            type=float,
+            default=limits.room / 2**20,
+            metavar="MIB",
+            help="For --check: what is to be free on the disk of a folder. Default: %(default)g.",
+        )
 
     def handle(self, *args: object, **options: Any) -> None:
+        for name in ("watch", "within", "room"):
+            value = options[name]
+            if value is not None and not 0 < value < threading.TIMEOUT_MAX:
+                raise CommandError(f"--{name} must be a number above 0.")
+        if options["check"]:
+            self.check_health(options)
+        elif options["watch"] is None:
+            self.show(options)
+        else:
+            self.watch(options)
+
+    def watch(self, options: dict[str, Any]) -> None:
+        stop = StopSignals()
+        with stop:
+            while True:
+                try:
+                    self.show(options)
+                except CommandError as error:
+                    # It may be over by the next time.
+                    self.stderr.write(str(error))
+                self.stdout.flush()
+                if stop.wait(options["watch"]):
+                    break
+
+    def check_health(self, options: dict[str, Any]) -> None:
+        limits = Limits(options["within"] / 1000, math.ceil(options["room"] * 2**20))
+        problems: dict[str, list[str]] = {}
+
+        def look(alias: str, store: Store) -> None:
+            problems[alias] = list(find_problems(alias, limits))
+
+        failure = None
+        try:
+            self.on_each_store(options["store"], look)
+        except CommandError as error:
+            failure = error
+        if options["json"]:
+            self.stdout.write(json.dumps(problems, indent=2))
+        else:
+            for alias, found in problems.items():
+                self.stdout.write(f"{alias!r}: {' '.join(found) or 'ok'}")
+        if failure:
+            raise failure
+        if any(problems.values()):
+            wrong = ", ".join(repr(alias) for alias, found in problems.items() if found)
+            raise CommandError(f"Not well: {wrong}.")
+
+    def show(self, options: dict[str, Any]) -> None:
         figures: dict[str, Figures] = {}
 
         def collect(alias: str, store: Store) -> None:
@@ -52,7 +133,7 @@ class Command(StoreCommand):
         columns = [
             name
             for name in dict.fromkeys(name for row in figures.values() for name in row)
-            if any(row.get(name) is not None for row in figures.values())
+            if name != "oldest" and any(row.get(name) is not None for row in figures.values())
         ]
         table = [["store", *columns]]
         for alias, row in figures.items():

@@ -13,9 +13,12 @@ from django_kvsessions.stores.base import StoreError, StoreUnavailable
 from django_kvsessions.stores.lmdb.errors import explained
 from django_kvsessions.stores.lmdb.gate import Gate
 from django_kvsessions.stores.lmdb.table import Databases, open_databases
+from django_kvsessions.stores.process.locks import keep_out_of_git
 
 if TYPE_CHECKING:
     import lmdb
+
+    from django_kvsessions.stores.lmdb.table import Transaction
 
 __all__ = ["DURABILITY", "Environment", "Options", "check_contents"]
 
@@ -81,6 +84,26 @@ class Environment:
         with self._gate.writing:
             result: T = self._repeat(self._write, work, args)
             return result
+
+    def copy(self, path: str) -> None:
+        """LMDB's own copy, into a new file: one long read, whose pages are not reused meanwhile.
+
+        ``OSError`` where it cannot be written.
+        """
+
+        def copy(txn: Transaction, databases: Databases) -> None:
+            assert self._opened is not None
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                self._opened[0].copyfd(descriptor, compact=True)
+            except self.driver.MapResizedError:
+                raise
+            except self.driver.Error as error:
+                raise OSError(str(error)) from error
+            finally:
+                os.close(descriptor)
+
+        self.read(copy)
 
     def clear_dead_readers(self) -> None:
         """Give back the slots, and the pages, that killed processes held."""
@@ -195,7 +218,9 @@ class Environment:
     def _make_folder(self) -> None:
         try:
             # LMDB would give the folder the mode of its files.
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self.path):
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                keep_out_of_git(self.path)
         except OSError as error:
             raise StoreUnavailable(
                 f"The folder {self.path} cannot be made: {error.strerror}. "

@@ -20,6 +20,7 @@ __all__ = [
     "FileLock",
     "LockTimeout",
     "fcntl",
+    "keep_out_of_git",
     "make_folder",
     "open_private",
     "sync_folder",
@@ -45,6 +46,18 @@ def make_folder(path: str) -> None:
             return
         # Files that root makes for a web server would be closed to it.
         _give_to_owner_of(os.path.dirname(path), path)
+        keep_out_of_git(path)
+
+
+def keep_out_of_git(path: str) -> None:
+    """Let no commit take along what is in a folder that was made for sessions."""
+    # It is a courtesy, without which the store works as well.
+    with suppress(OSError):
+        descriptor = open_private(os.path.join(path, ".gitignore"), os.O_WRONLY)
+        try:
+            os.write(descriptor, b"*\n")
+        finally:
+            os.close(descriptor)
 
 
 def open_private(path: str, flags: int) -> int:

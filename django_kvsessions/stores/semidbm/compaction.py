@@ -64,7 +64,11 @@ class Compaction:
                 self.run()
         except Exception:
             path = self._journal.data_path
-            logger.exception("Compacting %s failed; it will be tried again.", path)
+            logger.exception(
+                "Compacting %s failed; it will be tried again. Likely causes, in order: its disk "
+                "has no room for the sessions once more, or the folder is not writable.",
+                path,
+            )
 
     def run(self) -> bool:
         """``False`` where one is under way already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from django_kvsessions.stores.base import Record
+from django_kvsessions.stores.base import Record, StoreStats
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.log import LogFile
 
@@ -115,6 +115,12 @@ class Generation:
         size = entry >> SIZE_SHIFT & SIZE_MASK
         expiry = entry >> EXPIRY_SHIFT << EXPIRY_SHIFT
         return expiry | start << START_SHIFT | size << SIZE_SHIFT | self.flag
+
+    def stats(self) -> StoreStats:
+        entries, limit = list(self.index.values()), live_from()
+        live = sum(entry >= limit for entry in entries)
+        oldest = (min(entries) >> EXPIRY_SHIFT) / 1_000_000 if entries else None
+        return StoreStats(live, len(entries) - live, self.end, oldest=oldest)
 
     def load(self, key: bytes) -> Record | None:
         """A live record, as of now. ``Unreadable`` where it is not what the index says."""

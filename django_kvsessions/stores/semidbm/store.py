@@ -27,11 +27,13 @@ from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm import backups
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
+from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.succession import batches
 from django_kvsessions.stores.semidbm.syncing import Syncer
 
@@ -57,6 +59,7 @@ class SemidbmStore(Store):
     ``max_record_size``: bytes, up to 16 MiB.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(
@@ -199,18 +202,23 @@ class SemidbmStore(Store):
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        generation = self._current()
-        limit = live_from()
-        entries = list(generation.index.values())
-        live = sum(entry >= limit for entry in entries)
-        return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+        return self._current().stats()
+
+    def faults(self) -> Iterator[str]:
+        return quarantined(self.path)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Waits for nobody. A plain copy of the folder opens too."""
+        backups.copy_log(self._journal, self.compact, folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        backups.check_copy(folder)
+        with contextlib.closing(SemidbmStore(folder)) as copy:
+            yield from copy.scan()
 
     @reports_os_errors
     def compact(self) -> bool:
-        """Rewrite the log without its garbage; ``False`` where that is under way already.
-
-        Readers and writers go on meanwhile.
-        """
+        """Rewrite the log without its garbage, beside others; ``False`` where it is under way."""
         return self._compaction.run()
 
     @reports_os_errors
