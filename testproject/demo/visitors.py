@@ -265,6 +265,10 @@ class Visitor:
         """End the session of another device, while a request of it is under way."""
         await self.introduce()
         await self.log_in()
+        with suppress(CutOff):
+            await self.end_that_of_the_tab()
+
+    async def end_that_of_the_tab(self) -> None:
         agent, form = f"the phone of {self.nickname}", {"username": self.user, "password": PASSWORD}
         self.tab.client.headers["User-Agent"] = agent
         self.tab.start()

@@ -31,7 +31,8 @@ CAME_BACK = "sessions that came back after logout"
 CROSSED = "sessions that crossed users"
 LOGGED_OUT = "visitors logged out by another request"
 LOST = "lost changes"
-NOTHING = (ERRORS, LOGGED_OUT, LOST, CAME_BACK, CROSSED)
+LET_IN = "let in"
+NOTHING = (ERRORS, LOGGED_OUT, LOST, CAME_BACK, LET_IN, CROSSED)
 
 
 class Outcome(NamedTuple):
@@ -79,6 +80,8 @@ def test_the_demo_finds_nothing_wrong_with_the_engine(
     assert outcome.exit_code == 0, outcome.output + outcome.complaint
     assert [outcome.figure(label) for label in NOTHING] == [0] * len(NOTHING)
     assert outcome.figure("requests in flight at a login") > 0
+    ended = outcome.figure("sessions ended elsewhere")
+    assert 3 * ended >= outcome.figure("requests they tried afterwards") > 0
     assert outcome.figure("SECRET_KEY rotated") == 1
     assert outcome.figure("requests") >= 300
     assert outcome.figure("requests per second") > 0
