@@ -39,8 +39,11 @@ class SessionStore(Moves):
         key = codec.storage_key(session_key)
         self._place = session_key, key
         store = self.store
+        record = store.load(key)
+        if conf.fallback_engines():
+            return self._loaded(run(self._find_anywhere(blocking, key, record)))
         limit = LARGEST_RATIO * store.max_record_size
-        return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
+        return self._loaded(open_record(self.serializer(), key, record, limit))
 
     async def aload(self) -> dict[str, Any]:
         if self.session_key is None:
@@ -54,7 +57,8 @@ class SessionStore(Moves):
         if type(answer) is tuple:
             saved, data = answer
             if is_first:
-                self._saved = self._sent = saved
+                self._saved = saved
+                self._sent = None if self._is_exchanged else saved
             return data
         if not is_first:
             return {}
@@ -78,7 +82,8 @@ class SessionStore(Moves):
     async def _exists(self, call: Colour, session_key: str | None) -> bool:
         if not session_key:
             return False
-        return isinstance(await self._find(call, codec.storage_key(session_key)), tuple)
+        key = codec.storage_key(session_key)
+        return isinstance(await self._find(call, key, session_key), tuple)
 
     # Changing what was loaded
 
@@ -205,10 +210,13 @@ class SessionStore(Moves):
         if session_key is not None:
             key = codec.storage_key(session_key)
         elif self.session_key is not None and not self._is_notice:
-            key = self._key
+            key, session_key = self._key, self.session_key
         else:
             return
-        await call(self.store.delete, self.store.adelete, key)
+        if conf.fallback_engines():
+            await self._end_anywhere(call, session_key, key)
+        else:
+            await call(self.store.delete, self.store.adelete, key)
 
     def flush(self) -> None:
         run(self._flush(blocking))

@@ -8,7 +8,15 @@ from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import conf
 from django_kvsessions.colours import Colour
-from django_kvsessions.saved import Found, Moved, Saved, Unreadable, make_notice, new_revision
+from django_kvsessions.saved import (
+    Found,
+    Moved,
+    Saved,
+    Unreadable,
+    make_end,
+    make_notice,
+    new_revision,
+)
 from django_kvsessions.stores.base import Record
 from django_kvsessions.updates import ATTEMPTS, Updates
 
@@ -35,6 +43,8 @@ class Moves(Updates):
             self._saved, self._is_cleared = answer[0], True
         before = self.session_key, self._moved_to, self._saved
         store, key, former, is_cleared = self.store, self._key, self._saved, self._is_cleared
+        if conf.fallback_engines():
+            await self._delete_elsewhere(call, self.session_key)
         await self._create(call, self._created())
         self.has_moved = True
         while True:
@@ -87,17 +97,33 @@ class Moves(Updates):
         self.has_moved = self._is_new_id = False
         await call(store.delete, store.adelete, key)
 
+    async def _end_anywhere(self, call: Colour, session_key: str, key: bytes) -> None:
+        """End what has this id, in the fallbacks first: the store is what tells who comes late."""
+        store = self.store
+        await self._delete_elsewhere(call, session_key)
+        await call(store.replace, store.areplace, key, make_end(key))
+
+    async def _delete_elsewhere(self, call: Colour, session_key: str) -> None:
+        # Late, so that only who moves imports it.
+        from django_kvsessions.moving.arrivals import delete_elsewhere
+
+        await delete_elsewhere(call, session_key)
+
     async def _end(self, call: Colour) -> None:
         """End the session, wherever it is, so that no other request carries it on."""
         if self.session_key is None or self._is_notice:
             return
         store, key, former = self.store, self._key, self._saved
+        is_moving = bool(conf.fallback_engines())
+        if is_moving:
+            await self._delete_elsewhere(call, self.session_key)
         for _ in range(ATTEMPTS):
             if former is not None:
                 # Not deleted at once: another request may be moving it right now.
-                ended = Record(b"", 0.0, new_revision())
+                ended = make_end(key) if is_moving else Record(b"", 0.0, new_revision())
                 if await call(store.replace, store.areplace, key, ended, expected=former.revision):
-                    await call(store.delete, store.adelete, key)
+                    if not is_moving:
+                        await call(store.delete, store.adelete, key)
                     return
             answer = await self._find(call, key)
             if isinstance(answer, Moved) and former is not None:

@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
-from django_kvsessions.stores.base import Provisional, Record, now
+from django_kvsessions.stores.base import KEY_SIZE, Provisional, Record, now
 from django_kvsessions.stores.process import forks
 
 __all__ = [
     "EXPIRY",
     "LARGEST_RATIO",
+    "NOWHERE",
     "Answer",
     "Found",
     "Moved",
     "Saved",
     "Unreadable",
+    "make_end",
     "make_notice",
     "make_record",
     "new_revision",
@@ -33,6 +35,8 @@ security_log = logging.getLogger("django.security.SuspiciousSession")
 EXPIRY = "_session_expiry"
 #: Seconds for which a session that has got a new id is remembered under the former one.
 NOTICE_AGE = 60
+#: The successor of a session that has ended.
+NOWHERE = bytes(KEY_SIZE)
 #: How many times ``max_record_size`` a session may have when it is opened.
 LARGEST_RATIO = 16
 
@@ -133,6 +137,11 @@ def make_record(key: bytes, saved: Saved, limit: int) -> Record:
 def make_notice(key: bytes, successor: bytes) -> Record:
     """What to store under the former key of a session that has moved."""
     return Record(codec.seal_notice(key, successor), now() + NOTICE_AGE, new_revision())
+
+
+def make_end(key: bytes) -> Record:
+    """What to store where a session has ended that is not to be moved in any more."""
+    return make_notice(key, NOWHERE)
 
 
 def new_revision() -> int:

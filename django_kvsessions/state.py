@@ -67,6 +67,8 @@ class State(Lifetime):
     # Whether the id is too old for the login that was made under it.
     _needs_new_id = False
     _is_new_id = False
+    # Whether the visitor's cookie was the session itself, and is to be replaced.
+    _is_exchanged = False
 
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
@@ -101,9 +103,32 @@ class State(Lifetime):
 
     # Loading
 
-    async def _find(self, call: Colour, key: bytes) -> Answer:
+    async def _find(self, call: Colour, key: bytes, session_key: str | None = None) -> Answer:
+        """What is stored under ``key``, which is that of ``session_key`` where one is given."""
         store = self.store
         record = await call(store.load, store.aload, key)
+        if conf.fallback_engines():
+            return await self._find_anywhere(call, key, record, session_key)
+        return await self._open(call, key, record)
+
+    async def _find_anywhere(
+        self, call: Colour, key: bytes, record: Record | None, session_key: str | None = None
+    ) -> Answer:
+        # Late, so that only who moves imports it.
+        from django_kvsessions.moving.arrivals import read_through
+
+        own = self.session_key
+        if session_key is None and own is not None and codec.storage_key(own) == key:
+            session_key = own
+        return await read_through(self, call, session_key, key, record)
+
+    def _exchange_id(self, session_key: str, key: bytes) -> None:
+        """Go on under an ordinary id, in the place of a cookie that was the session itself."""
+        self._session_key, self._place = session_key, (session_key, key)
+        self._is_exchanged = self.modified = True
+
+    async def _open(self, call: Colour, key: bytes, record: Record | None) -> Answer:
+        store = self.store
         # Compressed, it may be several times as large.
         if record is None or len(record.data) < LONG_WORK / 4:
             return self._opened(store, key, record)
