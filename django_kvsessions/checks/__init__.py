@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
+from django_kvsessions.checks.moving import check_deployed_moving, check_moving
 from django_kvsessions.checks.settings import check_settings, in_use, uses_engine
 from django_kvsessions.checks.stores import (
     check_deployed_stores,
@@ -18,7 +19,9 @@ from django_kvsessions.checks.stores import (
 
 __all__ = [
     "TAG",
+    "check_deployed_moving",
     "check_deployed_stores",
+    "check_moving",
     "check_server",
     "check_settings",
     "check_store",
@@ -31,4 +34,6 @@ TAG = "sessions"
 
 register(check_settings, TAG)
 register(check_stores, TAG, Tags.security)
+register(check_moving, TAG)
+register(check_deployed_moving, TAG, deploy=True)
 register(check_deployed_stores, TAG, Tags.security, deploy=True)

@@ -29,6 +29,8 @@ SETTINGS = {
     "SESSION_ABSOLUTE_AGE",
     "SESSION_TOUCH_INTERVAL",
     "SESSION_SERIALIZER",
+    "SESSION_FALLBACK_ENGINES",
+    "SESSION_MOVE_BACK_TO",
 }
 #: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
 RESERVED = {
@@ -37,7 +39,6 @@ RESERVED = {
     "SESSION_RECORD_DEVICE",
     "SESSION_RECORD_IP",
     "SESSION_MAX_PER_USER",
-    "SESSION_FALLBACK_ENGINES",
 }
 
 T = TypeVar("T")
@@ -45,7 +46,11 @@ T = TypeVar("T")
 
 def in_use() -> bool:
     """Whether the project uses this package's engine, or has configured stores for it."""
-    return bool(getattr(settings, "SESSION_STORES", None)) or uses_engine()
+    return (
+        bool(getattr(settings, "SESSION_STORES", None))
+        or str(settings.SESSION_ENGINE).startswith(f"{PACKAGE}.")
+        or uses_engine()
+    )
 
 
 def uses_engine() -> bool:

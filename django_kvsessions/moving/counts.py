@@ -13,6 +13,7 @@ from django_kvsessions import codec
 from django_kvsessions.colours import Colour, blocking, run
 from django_kvsessions.saved import new_revision
 from django_kvsessions.stores.base import KEY_SIZE, Record, Store, StoreError, now
+from django_kvsessions.stores.process import forks
 
 __all__ = ["Count", "Counts", "counts", "read_count"]
 
@@ -46,6 +47,13 @@ class Counts:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[int, int]] = {}
         self._written: dict[str, float] = {}
+        forks.hold(self._lock)
+        # What the parent has counted is for the parent to write down.
+        forks.renew(self.forget)
+
+    def forget(self) -> None:
+        self._waiting.clear()
+        self._written.clear()
 
     async def add(
         self, call: Colour, store: Store, path: str, *, moved: int = 0, refused: int = 0

@@ -14,6 +14,7 @@ from django.core.cache import cache
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions.moving.arrivals import unknown
+from django_kvsessions.moving.counts import counts
 
 ENGINES = ["db", "cached_db", "cache", "file", "signed_cookies"]
 #: Those that keep sessions on the server.
@@ -28,6 +29,7 @@ def _site(
     monkeypatch.setattr(file.SessionStore, "_storage_path", str(tmp_path), raising=False)
     settings.SESSION_FILE_PATH = str(tmp_path)
     unknown.clear()
+    counts.forget()
     yield
     cache.clear()
 

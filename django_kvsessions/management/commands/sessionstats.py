@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
+from django_kvsessions import conf
+from django_kvsessions.checks.settings import attempt
 from django_kvsessions.management.base import StoreCommand
 from django_kvsessions.stores.base import Store
 
@@ -22,6 +25,8 @@ class Command(StoreCommand):
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
+            if alias == conf.store_alias() and (moved := moved_into(store)):
+                figures[alias]["moved_from"] = moved
 
         failure = None
         try:
@@ -37,6 +42,7 @@ class Command(StoreCommand):
             raise failure
 
     def print_table(self, figures: dict[str, dict[str, Any]]) -> None:
+        moved = [row.pop("moved_from", {}) for row in figures.values()]
         # What no store can tell needs no column.
         columns = [
             name
@@ -52,6 +58,23 @@ class Command(StoreCommand):
             line = [cell.ljust(width) for cell, width in zip(names, widths[:2], strict=True)]
             line += [cell.rjust(width) for cell, width in zip(numbers, widths[2:], strict=True)]
             self.stdout.write("  ".join(line).rstrip())
+        for path, count in (item for each in moved for item in each.items()):
+            left = f"; {count['refused']:,} could not be moved" if count["refused"] else ""
+            last = datetime.fromtimestamp(count["last"]).astimezone()
+            self.stdout.write(
+                f"{count['moved']:,} came from {path}, the last one at {last:%Y-%m-%d %H:%M}{left}"
+            )
+
+
+def moved_into(store: Store) -> dict[str, dict[str, Any]]:
+    """What has come from each engine of SESSION_FALLBACK_ENGINES."""
+    if not (paths := attempt(conf.fallback_engines)):
+        return {}
+    # Late, so that only who moves imports it.
+    from django_kvsessions.moving.counts import read_count
+
+    counts = {path: read_count(store, path) for path in paths}
+    return {path: count._asdict() for path, count in counts.items() if count is not None}
 
 
 def as_text(name: str, value: Any) -> str:
