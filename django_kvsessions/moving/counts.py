@@ -67,6 +67,13 @@ class Counts:
             self._written[path] = time.monotonic()
         await self.write(call, store, path)
 
+    def add_all(self, store: Store, path: str, moved: int) -> None:
+        """Write down at once what a command has moved."""
+        with self._lock:
+            before = self._waiting.get(path, (0, 0))
+            self._waiting[path] = before[0] + moved, before[1]
+        run(self.write(blocking, store, path))
+
     async def write(self, call: Colour, store: Store, path: str) -> None:
         with self._lock:
             moved, refused = self._waiting.pop(path, (0, 0))
@@ -112,11 +119,6 @@ def opened(key: bytes, record: Record | None) -> Count | None:
         return Count(*_FIGURES.unpack(figures))
     except (codec.BadRecord, struct.error):
         return None
-
-
-def flush(store: Store, path: str) -> None:
-    """Write down at once what this process has counted."""
-    run(counts.write(blocking, store, path))
 
 
 counts = Counts()

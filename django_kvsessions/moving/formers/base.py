@@ -14,7 +14,13 @@ from django.core.exceptions import SuspiciousOperation
 from django_kvsessions.saved import EXPIRY
 from django_kvsessions.stores.base import now
 
-__all__ = ["Former", "Left", "Undecodable", "ends"]
+__all__ = ["EXPIRED", "GONE", "UNREADABLE", "Former", "Left", "Undecodable", "decode", "ends"]
+
+
+#: Why there is nothing to be moved under an id that was listed.
+EXPIRED = "expired"
+GONE = "ended meanwhile"
+UNREADABLE = "not readable by Django"
 
 
 class Left(NamedTuple):
@@ -96,6 +102,10 @@ class Former:
     def scan(self, batch_size: int) -> Iterator[list[str]]:
         """The ids of all sessions, in batches and in bounded memory, also while they are moved."""
         raise NotImplementedError(self.cannot_be_listed())
+
+    def why_not(self, session_key: str) -> str:
+        """Why ``load`` finds nothing under an id that was listed."""
+        return UNREADABLE if self.engine(session_key).exists(session_key) else GONE
 
     def left(self, data: Any, written: float, token: object) -> Left | None:
         """Unless it is no session that lives; written at a time that counts for idle ages."""

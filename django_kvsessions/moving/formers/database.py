@@ -12,7 +12,15 @@ from django.contrib.sessions.backends.cached_db import SessionStore as CachedSes
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import IntegrityError, models, router, transaction
 
-from django_kvsessions.moving.formers.base import Former, Left, Undecodable, decode
+from django_kvsessions.moving.formers.base import (
+    EXPIRED,
+    GONE,
+    UNREADABLE,
+    Former,
+    Left,
+    Undecodable,
+    decode,
+)
 from django_kvsessions.stores.base import now
 
 __all__ = ["CachedDatabaseFormer", "DatabaseFormer"]
@@ -50,13 +58,28 @@ class DatabaseFormer(Former):
 
     def decode(self, session_key: str, text: str) -> dict[str, Any]:
         session: Any = self.engine(session_key)
-        if type(session).load is self.stock_load:
+        if self.is_stock:
             return decode(session, text)
         # Of a project's own, which may keep it in another shape.
         data: dict[str, Any] = session.load()
         if not data:
             raise Undecodable("it holds no data, or its engine cannot decode it")
         return data
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether a row says all that there is to know of a session."""
+        engine: Any = self.engine
+        return engine.load is self.stock_load
+
+    def why_not(self, session_key: str) -> str:
+        expires = self.rows.filter(pk=session_key).values_list("expire_date", flat=True).first()
+        if expires is None:
+            return GONE
+        return EXPIRED if expires.timestamp() <= now() else UNREADABLE
+
+    def remove(self, session_keys: list[str]) -> None:
+        self.rows.filter(pk__in=session_keys)._raw_delete(self.database)
 
     def take(self, session_key: str, left: Left) -> bool:
         rows = self.rows.filter(pk=session_key, session_data=left.token)
@@ -104,6 +127,11 @@ class CachedDatabaseFormer(DatabaseFormer):
         if taken:
             self.forget(session_key)
         return taken
+
+    def remove(self, session_keys: list[str]) -> None:
+        super().remove(session_keys)
+        for session_key in session_keys:
+            self.forget(session_key)
 
     def delete(self, session_key: str) -> None:
         super().delete(session_key)

@@ -10,7 +10,15 @@ from typing import Any
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError
 
-from django_kvsessions.moving.formers.base import Former, Left, Undecodable, decode
+from django_kvsessions.moving.formers.base import (
+    EXPIRED,
+    GONE,
+    UNREADABLE,
+    Former,
+    Left,
+    Undecodable,
+    decode,
+)
 from django_kvsessions.saved import EXPIRY
 
 __all__ = ["FileFormer"]
@@ -25,18 +33,27 @@ class FileFormer(Former):
         return path
 
     def load(self, session_key: str) -> Left | None:
+        try:
+            data, written, text = self.read(session_key)
+        except (FileNotFoundError, UnicodeDecodeError, Undecodable):
+            return None
+        return self.left(data, written, text)
+
+    def read(self, session_key: str) -> tuple[dict[str, Any], float, str]:
         # Not by the engine's own load(), which writes a new file where one has expired.
+        with open(self.path_of(session_key), encoding="ascii") as file:
+            text, written = file.read(), os.fstat(file.fileno()).st_mtime
+        # Without a word in it, it is being created right now.
+        return decode(self.engine(session_key), text), written, text
+
+    def why_not(self, session_key: str) -> str:
         try:
-            with open(self.path_of(session_key), encoding="ascii") as file:
-                text, written = file.read(), os.fstat(file.fileno()).st_mtime
-        except (FileNotFoundError, UnicodeDecodeError):
-            return None
-        if not text:
-            return None  # It is being created right now.
-        try:
-            return self.left(decode(self.engine(session_key), text), written, text)
-        except Undecodable:
-            return None
+            self.read(session_key)
+        except FileNotFoundError:
+            return GONE
+        except (UnicodeDecodeError, Undecodable):
+            return UNREADABLE
+        return EXPIRED
 
     def take(self, session_key: str, left: Left) -> bool:
         path = self.path_of(session_key)
