@@ -17,9 +17,8 @@ from django_kvsessions import codec
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.lifetime import end_of_life
 from django_kvsessions.moving.formers import Former, Left
-from django_kvsessions.moving.formers.base import EXPIRED, GONE, UNREADABLE
+from django_kvsessions.moving.formers.base import EXPIRED, GONE, UNREADABLE, Undecodable
 from django_kvsessions.moving.marks import arrival_revision, has_arrived, is_claim
-from django_kvsessions.moving.signatures import opener
 from django_kvsessions.saved import new_revision
 from django_kvsessions.stores.base import Record, Store, StoreError, now
 
@@ -72,18 +71,15 @@ class Mover:
     def move_rows(self, former: Any, keys: list[str]) -> Counter[str]:
         tally: Counter[str] = Counter()
         done: list[str] = []
-        decode = opener(former.engine())
         with transaction.atomic(using=former.database):
             for key, text, expires in self.lock(former, keys):
                 seconds = expires.timestamp()
                 outcome = EXPIRED
                 if seconds > now():
-                    data = decode(text)
-                    outcome = (
-                        self.put(key, Left(data, seconds, text))
-                        if isinstance(data, dict) and data
-                        else UNREADABLE
-                    )
+                    try:
+                        outcome = self.put(key, Left(former.decode(text), seconds, text))
+                    except Undecodable:
+                        outcome = UNREADABLE
                 tally[outcome] += 1
                 if outcome in (MOVED, THERE, EXPIRED):
                     done.append(key)

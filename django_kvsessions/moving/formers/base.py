@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase
 from django.core.exceptions import SuspiciousOperation
 
+from django_kvsessions.moving.signatures import opener
 from django_kvsessions.saved import EXPIRY
 from django_kvsessions.stores.base import now
 
-__all__ = ["EXPIRED", "GONE", "UNREADABLE", "Former", "Left", "Undecodable", "decode", "ends"]
+__all__ = ["EXPIRED", "GONE", "UNREADABLE", "Former", "Left", "Undecodable", "ends"]
 
 
 #: Why there is nothing to be moved under an id that was listed.
@@ -107,6 +109,22 @@ class Former:
         """Why ``load`` finds nothing under an id that was listed."""
         return UNREADABLE if self.engine(session_key).exists(session_key) else GONE
 
+    @cached_property
+    def opened(self) -> Callable[[str], Any]:
+        """As the engine's ``decode``. It is asked for anew where a setting changes."""
+        return opener(self.engine())
+
+    def decode(self, text: str) -> dict[str, Any]:
+        """What Django has signed; ``Undecodable`` where it is something else."""
+        try:
+            data = self.opened(text)
+        except (SuspiciousOperation, ValueError, EOFError) as error:
+            raise Undecodable(str(error)) from error
+        if not isinstance(data, dict) or not data:
+            # Django's own decode() says so of what it cannot decode.
+            raise Undecodable("it holds no data, or Django cannot decode it")
+        return data
+
     def left(self, data: Any, written: float, token: object) -> Left | None:
         """Unless it is no session that lives; written at a time that counts for idle ages."""
         if not isinstance(data, dict) or not data:
@@ -126,15 +144,3 @@ def ends(data: dict[str, Any], written: float) -> float:
     if isinstance(expiry, datetime):
         return expiry.timestamp()
     return written + (expiry or settings.SESSION_COOKIE_AGE)
-
-
-def decode(session: Any, text: str) -> dict[str, Any]:
-    """What Django has signed; ``Undecodable`` where it is something else."""
-    try:
-        data = session.decode(text)
-    except (SuspiciousOperation, ValueError, EOFError) as error:
-        raise Undecodable(str(error)) from error
-    if not isinstance(data, dict) or not data:
-        # Django's own decode() says so of what it cannot decode.
-        raise Undecodable("it holds no data, or Django cannot decode it")
-    return data

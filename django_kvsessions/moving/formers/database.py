@@ -19,7 +19,6 @@ from django_kvsessions.moving.formers.base import (
     Former,
     Left,
     Undecodable,
-    decode,
 )
 from django_kvsessions.stores.base import now
 
@@ -52,16 +51,15 @@ class DatabaseFormer(Former):
             return None
         text = found[0]
         try:
-            return Left(self.decode(session_key, text), expires, text)
+            return Left(self.read(session_key, text), expires, text)
         except Undecodable:
             return None
 
-    def decode(self, session_key: str, text: str) -> dict[str, Any]:
-        session: Any = self.engine(session_key)
+    def read(self, session_key: str, text: str) -> dict[str, Any]:
         if self.is_stock:
-            return decode(session, text)
+            return self.decode(text)
         # Of a project's own, which may keep it in another shape.
-        data: dict[str, Any] = session.load()
+        data: dict[str, Any] = self.engine(session_key).load()
         if not data:
             raise Undecodable("it holds no data, or its engine cannot decode it")
         return data

@@ -17,7 +17,6 @@ from django_kvsessions.moving.formers.base import (
     Former,
     Left,
     Undecodable,
-    decode,
 )
 from django_kvsessions.saved import EXPIRY
 
@@ -44,7 +43,7 @@ class FileFormer(Former):
         with open(self.path_of(session_key), encoding="ascii") as file:
             text, written = file.read(), os.fstat(file.fileno()).st_mtime
         # Without a word in it, it is being created right now.
-        return decode(self.engine(session_key), text), written, text
+        return self.decode(text), written, text
 
     def why_not(self, session_key: str) -> str:
         try:
