@@ -34,8 +34,17 @@ def firestore_emulator() -> Server:
 
 class FirestoreEmulator(Server):
     def answers(self) -> bool:
+        """Whether it has kept a document: its first one takes it seconds, which no client
+        is to wait for."""
+        document = "v1/projects/first/databases/(default)/documents/first/one"
+        first = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/{document}",
+            data=b"{}",
+            headers={"Content-Type": "application/json"},
+            method="PATCH",
+        )
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=1) as reply:
+            with urllib.request.urlopen(first, timeout=self.timeout) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False

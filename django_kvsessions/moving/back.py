@@ -20,6 +20,7 @@ from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.merging import merge_sessions
 from django_kvsessions.moving import departures
 from django_kvsessions.moving.formers import Former, make_former
+from django_kvsessions.serializers import SessionData
 
 __all__ = ["SessionStore"]  # noqa: F822 (see __getattr__)
 
@@ -36,9 +37,9 @@ class TakesBack(SessionBase):
     takes_back = True
     former: Former
     # What was loaded, which later changes are compared with.
-    _loaded: dict[str, Any] | None = None
+    _loaded: SessionData | None = None
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> SessionData:
         key, data = self.session_key, None
         for _ in range(departures.ROUNDS):
             if (data := run(self._take_over(blocking))) is None:
@@ -49,7 +50,7 @@ class TakesBack(SessionBase):
             self._session_key = key
         return self._keep(data or {})
 
-    async def aload(self) -> dict[str, Any]:
+    async def aload(self) -> SessionData:
         key, data = self.session_key, None
         for _ in range(departures.ROUNDS):
             if (data := await self._take_over(awaiting)) is None:
@@ -59,7 +60,7 @@ class TakesBack(SessionBase):
             self._session_key = key
         return self._keep(data or {})
 
-    async def _take_over(self, call: Colour) -> dict[str, Any] | None:
+    async def _take_over(self, call: Colour) -> SessionData | None:
         """What to go on with where the engine itself keeps nothing; ``None`` where it has it."""
         key = self.session_key
         if key is None:
@@ -73,7 +74,7 @@ class TakesBack(SessionBase):
             self.modified = True
         return data
 
-    def _keep(self, data: dict[str, Any]) -> dict[str, Any]:
+    def _keep(self, data: SessionData) -> SessionData:
         self._loaded = deepcopy(data)
         return data
 
@@ -100,8 +101,8 @@ class TakesBack(SessionBase):
     def _id(self) -> str:
         return self.session_key or ""
 
-    def _merge(self, theirs: dict[str, Any]) -> None:
-        mine: dict[str, Any] = dict(self.items())
+    def _merge(self, theirs: SessionData) -> None:
+        mine: SessionData = dict(self.items())
         base = self._loaded or {}
         self._session_cache = merge_sessions(base, mine, theirs, {}, dict)
 

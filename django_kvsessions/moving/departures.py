@@ -7,7 +7,6 @@ the same session is a copy until the store has let it go.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
@@ -15,6 +14,7 @@ from django_kvsessions.moving import formers as engines
 from django_kvsessions.moving.formers import Former
 from django_kvsessions.moving.marks import has_arrived, has_ended
 from django_kvsessions.saved import LARGEST_RATIO, Answer, make_end, new_revision, open_record
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable, now
 
@@ -95,7 +95,7 @@ async def remove_copy(
         await engines.take(departure.call, former, session_key, left)
 
 
-async def lend(call: Colour, session_key: str) -> dict[str, Any] | None:
+async def lend(call: Colour, session_key: str) -> SessionData | None:
     """What the store has, which a cookie is to hold from now on; ``None`` where it has nothing.
 
     The answer with the cookie may be lost, and other requests may be under way, so it stays for a

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
-from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -147,7 +146,7 @@ def option_names(backend: type[Store]) -> tuple[set[str], bool]:
 stores = StoreHandler()
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _forget(*, setting: str, **kwargs: object) -> None:
     if setting == "SESSION_STORES":
         stores.close_all()
 

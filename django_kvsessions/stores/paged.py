@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable, now
 
 __all__ = ["ColouredStore", "Page", "PagedStore", "unknown_outcome"]
 
+#: Where a page begins.
+Start = TypeVar("Start")
 #: Live records, and where the next page begins; ``None`` after the last one.
-Page = tuple[list[tuple[bytes, Record]], Any]
+Page: TypeAlias = tuple[list[tuple[bytes, Record]], Start | None]
 
 
 class ColouredStore(Store):
@@ -102,7 +104,7 @@ def unknown_outcome() -> StoreUnavailable:
     )
 
 
-class PagedStore(ColouredStore):
+class PagedStore(ColouredStore, Generic[Start]):
     """A store that writes all else so too: batches, pages, setup and stats."""
 
     @abstractmethod
@@ -110,7 +112,7 @@ class PagedStore(ColouredStore):
         """Remove some of what had expired at ``moment``; ``None`` when there is no more."""
 
     @abstractmethod
-    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: Start | None) -> Page[Start]:
         """Some of the records, of one owner or of all; ``start`` is ``None`` at first."""
 
     @abstractmethod

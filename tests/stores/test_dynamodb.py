@@ -51,6 +51,8 @@ OPTIONS: dict[str, Any] = {
     "aws_secret_access_key": SECRET,
     "attempts": 2,
 }
+#: Seconds for a call of one of many threads, on a busy machine.
+PATIENCE = 20
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +108,7 @@ class TestMoto(DynamoDBConformance):
     @pytest.fixture
     def make_store(self, moto: Server) -> MakeStore:
         # It measures binary values by their base64.
-        return opening(moto.port, max_record_size=300_000)
+        return opening(moto.port, timeout=PATIENCE, max_record_size=300_000)
 
     @pytest.fixture
     def cutting(self, make_store: partial[DynamoDBStore], moto: Server) -> Iterator[Cutting]:
@@ -116,7 +118,7 @@ class TestMoto(DynamoDBConformance):
 class TestDynalite(DynamoDBConformance):
     @pytest.fixture
     def make_store(self, dynalite: Server) -> MakeStore:
-        return opening(dynalite.port)
+        return opening(dynalite.port, timeout=PATIENCE)
 
     @pytest.fixture
     def cutting(self, make_store: partial[DynamoDBStore], dynalite: Server) -> Iterator[Cutting]:

@@ -740,8 +740,9 @@ sys.stdin.read()
 @contextmanager
 def lock_held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD_LOCK, str(folder / "lock")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as holder:  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         yield holder
         holder.kill()
@@ -863,15 +864,21 @@ assert store.stats().live == 401
 # Durability
 
 
+def is_of(folder: Path, descriptor: int) -> bool:
+    """Not of another test's store, whose thread has not ended yet."""
+    return os.fstat(descriptor).st_ino == (folder / "data").stat().st_ino
+
+
 @pytest.fixture
-def syncs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def syncs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When data was synced to the disk."""
     moments: list[float] = []
     fdatasync = os.fdatasync
 
     def counted(descriptor: int) -> None:
         fdatasync(descriptor)
-        moments.append(time.monotonic())
+        if is_of(folder, descriptor):
+            moments.append(time.monotonic())
 
     monkeypatch.setattr(os, "fdatasync", counted)
     return moments
@@ -899,8 +906,8 @@ def test_writers_at_once_share_a_sync(folder: Path, monkeypatch: pytest.MonkeyPa
 
     def sync(descriptor: int) -> None:
         nonlocal syncs
-        if os.fstat(descriptor).st_ino != (folder / "data").stat().st_ino:
-            return  # Of another test's store, whose thread has not ended yet.
+        if not is_of(folder, descriptor):
+            return
         syncs += 1
         # The first one lasts until the others have written and wait.
         wait_until(lambda: store.stats().live == 17, 60)
@@ -920,6 +927,8 @@ def test_at_interval_a_write_is_synced_within_a_second_and_not_by_the_writer(
 
     def slow(descriptor: int) -> None:
         assert threading.get_ident() != writer
+        if not is_of(folder, descriptor):
+            return
         start = time.monotonic()
         time.sleep(0.3)  # as on a disk that is busy
         sync(descriptor)

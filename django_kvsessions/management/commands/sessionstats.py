@@ -12,6 +12,10 @@ from django_kvsessions.checks.settings import attempt
 from django_kvsessions.management.base import StoreCommand
 from django_kvsessions.stores.base import Store
 
+Figures = dict[str, str | int | None]
+#: For each engine, what has come from it.
+Moved = dict[str, dict[str, float]]
+
 
 class Command(StoreCommand):
     help = "Shows how many live and expired sessions each store holds, and their size."
@@ -20,13 +24,14 @@ class Command(StoreCommand):
         super().add_arguments(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        figures: dict[str, dict[str, Any]] = {}
+    def handle(self, *args: object, **options: Any) -> None:
+        figures: dict[str, Figures] = {}
+        moved: dict[str, dict[str, Moved]] = {}
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
-            if alias == conf.store_alias() and (moved := moved_into(store)):
-                figures[alias]["moved_from"] = moved
+            if alias == conf.store_alias() and (came := moved_into(store)):
+                moved[alias] = {"moved_from": came}
 
         failure = None
         try:
@@ -35,14 +40,16 @@ class Command(StoreCommand):
             # Those that answered are worth seeing all the same.
             failure = error
         if options["json"]:
-            self.stdout.write(json.dumps(figures, indent=2))
+            rows = {alias: {**row, **moved.get(alias, {})} for alias, row in figures.items()}
+            self.stdout.write(json.dumps(rows, indent=2))
         elif figures:
             self.print_table(figures)
+            for each in moved.values():
+                self.print_moved(each["moved_from"])
         if failure:
             raise failure
 
-    def print_table(self, figures: dict[str, dict[str, Any]]) -> None:
-        moved = [row.pop("moved_from", {}) for row in figures.values()]
+    def print_table(self, figures: dict[str, Figures]) -> None:
         # What no store can tell needs no column.
         columns = [
             name
@@ -58,7 +65,9 @@ class Command(StoreCommand):
             line = [cell.ljust(width) for cell, width in zip(names, widths[:2], strict=True)]
             line += [cell.rjust(width) for cell, width in zip(numbers, widths[2:], strict=True)]
             self.stdout.write("  ".join(line).rstrip())
-        for path, count in (item for each in moved for item in each.items()):
+
+    def print_moved(self, moved: Moved) -> None:
+        for path, count in moved.items():
             left = f"; {count['refused']:,} could not be moved" if count["refused"] else ""
             last = datetime.fromtimestamp(count["last"]).astimezone()
             self.stdout.write(
@@ -66,7 +75,7 @@ class Command(StoreCommand):
             )
 
 
-def moved_into(store: Store) -> dict[str, dict[str, Any]]:
+def moved_into(store: Store) -> Moved:
     """What has come from each engine of SESSION_FALLBACK_ENGINES."""
     if not (paths := attempt(conf.fallback_engines)):
         return {}
@@ -77,7 +86,7 @@ def moved_into(store: Store) -> dict[str, dict[str, Any]]:
     return {path: count._asdict() for path, count in counts.items() if count is not None}
 
 
-def as_text(name: str, value: Any) -> str:
+def as_text(name: str, value: str | int | None) -> str:
     if value is None:
         return "-"
     if name == "size":

@@ -15,6 +15,7 @@ from django_kvsessions import conf
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import Lifetime
 from django_kvsessions.moving.formers.base import Former, Left
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import StoreError, StoreUnavailable
 
 __all__ = ["Former", "Left", "delete", "formers", "load", "make_former", "put", "take"]
@@ -103,7 +104,7 @@ async def delete(call: Colour, former: Former, session_key: str) -> None:
 
 
 async def put(
-    call: Colour, former: Former, session_key: str, data: dict[str, Any], expires: float
+    call: Colour, former: Former, session_key: str, data: SessionData, expires: float
 ) -> bool:
     try:
         return await call(former.put, sync_to_async(former.put), session_key, data, expires)

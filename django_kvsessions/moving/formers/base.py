@@ -14,6 +14,7 @@ from django.core.exceptions import SuspiciousOperation
 
 from django_kvsessions.moving.signatures import opener
 from django_kvsessions.saved import EXPIRY
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import now
 
 __all__ = ["EXPIRED", "GONE", "UNREADABLE", "Former", "Left", "Undecodable", "ends"]
@@ -31,7 +32,7 @@ class Left(NamedTuple):
     ``expires`` is Unix time. ``token`` says whether it has changed since.
     """
 
-    data: dict[str, Any]
+    data: SessionData
     expires: float
     token: object
 
@@ -80,7 +81,7 @@ class Former:
     def delete(self, session_key: str) -> None:
         self.engine(session_key).delete(session_key)
 
-    def put(self, session_key: str, data: dict[str, Any], expires: float) -> bool:
+    def put(self, session_key: str, data: SessionData, expires: float) -> bool:
         """Create the session under that id; ``False`` where there is one.
 
         ``TypeError`` for what the engine cannot serialise.
@@ -114,7 +115,7 @@ class Former:
         """As the engine's ``decode``. It is asked for anew where a setting changes."""
         return opener(self.engine())
 
-    def decode(self, text: str) -> dict[str, Any]:
+    def decode(self, text: str) -> SessionData:
         """What Django has signed; ``Undecodable`` where it is something else."""
         try:
             data = self.opened(text)
@@ -136,7 +137,7 @@ class Former:
         return Left(data, expires, token) if expires > now() else None
 
 
-def ends(data: dict[str, Any], written: float) -> float:
+def ends(data: SessionData, written: float) -> float:
     """When a session ends that was last written at that Unix time, as Django has it."""
     expiry = data.get(EXPIRY)
     if isinstance(expiry, str):

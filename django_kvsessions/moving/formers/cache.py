@@ -8,6 +8,7 @@ from typing import Any
 
 from django_kvsessions.moving.formers.base import Former, Left
 from django_kvsessions.saved import EXPIRY
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import now
 
 __all__ = ["CacheFormer"]
@@ -42,7 +43,7 @@ class CacheFormer(Former):
         cache, key = self.place(session_key)
         cache.delete(key)
 
-    def put(self, session_key: str, data: dict[str, Any], expires: float) -> bool:
+    def put(self, session_key: str, data: SessionData, expires: float) -> bool:
         cache, key = self.place(session_key)
         # Whole seconds, which all caches take, and no fewer than it has.
         return bool(cache.add(key, data, max(1, -int(now() - expires))))

@@ -20,6 +20,7 @@ from django_kvsessions.moving.formers.base import (
     Left,
     Undecodable,
 )
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import now
 
 __all__ = ["CachedDatabaseFormer", "DatabaseFormer"]
@@ -55,11 +56,11 @@ class DatabaseFormer(Former):
         except Undecodable:
             return None
 
-    def read(self, session_key: str, text: str) -> dict[str, Any]:
+    def read(self, session_key: str, text: str) -> SessionData:
         if self.is_stock:
             return self.decode(text)
         # Of a project's own, which may keep it in another shape.
-        data: dict[str, Any] = self.engine(session_key).load()
+        data: SessionData = self.engine(session_key).load()
         if not data:
             raise Undecodable("it holds no data, or its engine cannot decode it")
         return data
@@ -86,7 +87,7 @@ class DatabaseFormer(Former):
     def delete(self, session_key: str) -> None:
         self.rows.filter(pk=session_key)._raw_delete(self.database)
 
-    def put(self, session_key: str, data: dict[str, Any], expires: float) -> bool:
+    def put(self, session_key: str, data: SessionData, expires: float) -> bool:
         session: Any = self.engine(session_key)
         session._session_cache = data
         row = session.create_model_instance(data)
@@ -139,7 +140,7 @@ class CachedDatabaseFormer(DatabaseFormer):
         session: Any = self.engine(session_key)
         session._cache.delete(session.cache_key_prefix + session_key)
 
-    def put(self, session_key: str, data: dict[str, Any], expires: float) -> bool:
+    def put(self, session_key: str, data: SessionData, expires: float) -> bool:
         is_new = super().put(session_key, data, expires)
         if is_new:
             self.forget(session_key)

@@ -19,6 +19,7 @@ from django_kvsessions.moving.formers.base import (
     Undecodable,
 )
 from django_kvsessions.saved import EXPIRY
+from django_kvsessions.serializers import SessionData
 
 __all__ = ["FileFormer"]
 
@@ -38,7 +39,7 @@ class FileFormer(Former):
             return None
         return self.left(data, written, text)
 
-    def read(self, session_key: str) -> tuple[dict[str, Any], float, str]:
+    def read(self, session_key: str) -> tuple[SessionData, float, str]:
         # Not by the engine's own load(), which writes a new file where one has expired.
         with open(self.path_of(session_key), encoding="ascii") as file:
             text, written = file.read(), os.fstat(file.fileno()).st_mtime
@@ -72,7 +73,7 @@ class FileFormer(Former):
         except FileNotFoundError:
             return
 
-    def put(self, session_key: str, data: dict[str, Any], expires: float) -> bool:
+    def put(self, session_key: str, data: SessionData, expires: float) -> bool:
         session: Any = self.engine(session_key)
         session._session_cache = data
         session.encode(data)  # Which save() does when there is a file already.
