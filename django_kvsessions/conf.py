@@ -162,6 +162,31 @@ def auto_clean() -> bool | None:
 
 
 @cache
+def fallback_engines() -> tuple[str, ...]:
+    """SESSION_FALLBACK_ENGINES: the engines from which sessions are moved on their first use."""
+    engines = getattr(settings, "SESSION_FALLBACK_ENGINES", None) or ()
+    if not isinstance(engines, list | tuple) or not all(type(path) is str for path in engines):
+        raise ImproperlyConfigured(
+            "SESSION_FALLBACK_ENGINES must be a list of engines, such as "
+            f"['django.contrib.sessions.backends.db']; not {engines!r}."
+        )
+    return tuple(engines)
+
+
+@cache
+def move_back_to() -> str:
+    """SESSION_MOVE_BACK_TO: the engine that ``django_kvsessions.moving.back`` moves to."""
+    engine = getattr(settings, "SESSION_MOVE_BACK_TO", None)
+    if not isinstance(engine, str):
+        raise ImproperlyConfigured(
+            "SESSION_ENGINE is django_kvsessions.moving.back, so SESSION_MOVE_BACK_TO must name "
+            f"the engine to go back to, such as 'django.contrib.sessions.backends.db'; not "
+            f"{engine!r}."
+        )
+    return engine
+
+
+@cache
 def middleware_leaves_cookies() -> bool:
     """Whether the session middleware can leave alone the cookie of a session that has moved.
 
@@ -223,6 +248,8 @@ def _forget(*, setting: str, **kwargs: object) -> None:
         cookie_partitioned,
         middleware_is_ours,
         auto_clean,
+        fallback_engines,
+        move_back_to,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

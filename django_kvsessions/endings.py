@@ -1,4 +1,4 @@
-"""Word that all sessions of a user are ending, so that none gets away under a new id.
+"""How a stored session ends, and word that all sessions of a user do.
 
 A session that gets a new id while they are listed may be in neither place when
 it is looked for. So whoever ends them says so first, in a record under a key of
@@ -12,15 +12,35 @@ import hashlib
 import time
 from collections.abc import Iterable
 
-from django_kvsessions import codec
+from django.conf import settings
+
+from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
-from django_kvsessions.saved import new_revision
+from django_kvsessions.saved import NOWHERE, make_end, new_revision
 from django_kvsessions.stores.base import KEY_SIZE, Record, Store, now
 
-__all__ = ["announce", "is_over"]
+__all__ = ["announce", "is_over", "retire"]
 
 #: Seconds for which it holds; who takes longer for a new id cannot tell, and gets none.
 ENDING_AGE = 10.0
+
+
+async def retire(call: Colour, store: Store, key: bytes, revision: int) -> bool:
+    """End the session that is stored at that revision; ``False`` where it is not."""
+    if conf.fallback_engines():
+        record = await call(store.load, store.aload, key)
+        if record is None or record.revision != revision:
+            return False
+        # A fallback that still has a copy knows it by its id, which may not be known here.
+        until = max(record.expires, now() + settings.SESSION_COOKIE_AGE)
+        ended = make_end(key, until)
+        return await call(store.replace, store.areplace, key, ended, expected=revision)
+    # Not deleted at once: another request may be moving it right now.
+    ended = Record(b"", 0.0, new_revision())
+    if not await call(store.replace, store.areplace, key, ended, expected=revision):
+        return False
+    await call(store.delete, store.adelete, key)
+    return True
 
 
 async def announce(
@@ -64,4 +84,4 @@ def _key(owner: bytes) -> bytes:
 
 def _data(key: bytes, kept: bytes | None) -> bytes:
     # Whoever comes upon it takes it for a notice, which is no session.
-    return codec.seal_notice(key, key if kept is None else kept)
+    return codec.seal_notice(key, NOWHERE if kept is None else kept)

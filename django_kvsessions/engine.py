@@ -46,10 +46,13 @@ class SessionStore(Logins):
         limit = LARGEST_RATIO * store.max_record_size
         place = Place(key, session_key)
         try:
-            answer = open_record(self.serializer(), place, store.load(key), limit)
+            record = store.load(key)
         except StoreUnavailable as error:
             run(tell(blocking, store_failed, store, operation="load", error=error))
             raise
+        if conf.fallback_engines():
+            return self._loaded(run(self._find_anywhere(blocking, place, record)))
+        answer = open_record(self.serializer(), place, record, limit)
         if type(answer) is Unreadable:
             run(tell(blocking, session_rejected, store, reason=answer.reason))
         return self._loaded(answer)
@@ -66,7 +69,8 @@ class SessionStore(Logins):
         if type(answer) is tuple:
             saved, data = answer
             if is_first:
-                self._saved = self._sent = saved
+                self._saved = saved
+                self._sent = None if self._is_exchanged else saved
             return data
         if not is_first:
             return {}
@@ -232,10 +236,13 @@ class SessionStore(Logins):
         if session_key is not None:
             key = codec.storage_key(session_key)
         elif self.session_key is not None and not self._is_notice:
-            key = self._key
+            key, session_key = self._key, self.session_key
         else:
             return
-        await call(self.store.delete, self.store.adelete, key)
+        if conf.fallback_engines():
+            await self._end_anywhere(call, session_key, key)
+        else:
+            await call(self.store.delete, self.store.adelete, key)
 
     def flush(self) -> None:
         run(self._flush(blocking))

@@ -10,7 +10,7 @@ from django.contrib.sessions.backends.base import UpdateError
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
-from django_kvsessions.endings import is_over
+from django_kvsessions.endings import is_over, retire
 from django_kvsessions.owners import end
 from django_kvsessions.saved import (
     Foreign,
@@ -19,11 +19,10 @@ from django_kvsessions.saved import (
     Place,
     Saved,
     Unreadable,
+    make_end,
     make_notice,
-    new_revision,
 )
 from django_kvsessions.signals import session_ended, tell
-from django_kvsessions.stores.base import Record
 from django_kvsessions.updates import ATTEMPTS, Updates
 
 __all__ = ["Moves"]
@@ -52,6 +51,8 @@ class Moves(Updates):
             self._saved, self._is_cleared = answer[0], True
         before, has_login = (self.session_key, self._moved_to, self._saved), self._has_login
         store, place, former, is_cleared = self.store, self._place, self._saved, self._is_cleared
+        if conf.fallback_engines():
+            await self._delete_elsewhere(call, self.session_key)
         await self._create(call, self._created())
         self.has_moved, self._former_user = True, former.user
         while True:
@@ -129,21 +130,29 @@ class Moves(Updates):
         self.has_moved = self._is_new_id = False
         await call(store.delete, store.adelete, key)
 
+    async def _end_anywhere(self, call: Colour, session_key: str, key: bytes) -> None:
+        """End what has this id, in the fallbacks first: the store is what tells who comes late."""
+        store = self.store
+        await self._delete_elsewhere(call, session_key)
+        await call(store.replace, store.areplace, key, make_end(key))
+
+    async def _delete_elsewhere(self, call: Colour, session_key: str) -> None:
+        # Late, so that only who moves imports it.
+        from django_kvsessions.moving.arrivals import delete_elsewhere
+
+        await delete_elsewhere(call, session_key)
+
     async def _end(self, call: Colour) -> None:
         """End the session, wherever it is, so that no other request carries it on."""
         if self.session_key is None or self._is_notice:
             return
         store, place, former = self.store, self._place, self._saved
+        if conf.fallback_engines():
+            await self._delete_elsewhere(call, self.session_key)
         for _ in range(ATTEMPTS):
-            if former is not None:
-                # Not deleted at once: another request may be moving it right now.
-                ended = Record(b"", 0.0, new_revision())
-                if await call(
-                    store.replace, store.areplace, place.key, ended, expected=former.revision
-                ):
-                    await call(store.delete, store.adelete, place.key)
-                    await tell(call, session_ended, store, reason="logout", user_id=former.user)
-                    return
+            if former is not None and await retire(call, store, place.key, former.revision):
+                await tell(call, session_ended, store, reason="logout", user_id=former.user)
+                return
             answer = await self._find(call, place)
             if isinstance(answer, Moved) and former is not None:
                 with suppress(UpdateError):

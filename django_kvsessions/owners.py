@@ -18,9 +18,8 @@ from django.db.models import Model
 
 from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, run
-from django_kvsessions.endings import announce
+from django_kvsessions.endings import announce, retire
 from django_kvsessions.owned import OwnedSession, entries
-from django_kvsessions.saved import new_revision
 from django_kvsessions.signals import awaiting, blocking, session_ended, tell
 from django_kvsessions.state import MOVES, State
 from django_kvsessions.stores import stores
@@ -163,10 +162,7 @@ async def end(
 ) -> bool:
     """End one session, wherever requests in flight move it to; ``False`` if it was over."""
     for _ in range(ATTEMPTS):
-        # Not deleted at once: another request may be moving it right now.
-        over = Record(b"", 0.0, new_revision())
-        if await call(store.replace, store.areplace, key, over, expected=revision):
-            await call(store.delete, store.adelete, key)
+        if await retire(call, store, key, revision):
             await tell(call, session_ended, store, reason=reason, user_id=name)
             return True
         found = await _follow(call, store, key)

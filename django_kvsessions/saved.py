@@ -18,6 +18,8 @@ from django_kvsessions.stores.process import forks
 __all__ = [
     "EXPIRY",
     "LARGEST_RATIO",
+    "NOTICE_AGE",
+    "NOWHERE",
     "Answer",
     "Foreign",
     "Found",
@@ -25,6 +27,7 @@ __all__ = [
     "Place",
     "Saved",
     "Unreadable",
+    "make_end",
     "make_notice",
     "make_record",
     "new_revision",
@@ -36,6 +39,8 @@ __all__ = [
 EXPIRY = "_session_expiry"
 #: Seconds for which a session that has got a new id is remembered under the former one.
 NOTICE_AGE = 60
+#: The successor of a session that has ended.
+NOWHERE = bytes(KEY_SIZE)
 #: How many times ``max_record_size`` a session may have when it is opened.
 LARGEST_RATIO = 16
 
@@ -178,6 +183,12 @@ def make_notice(former: Place, successor: Place, *, hands_over: bool) -> Record:
     opener = former.opener if hands_over and conf.encryption() else None
     data = codec.seal_notice(former.key, successor.key, opener, successor.opener)
     return Record(data, now() + NOTICE_AGE, new_revision())
+
+
+def make_end(key: bytes, until: float | None = None) -> Record:
+    """What to store where a session has ended that is not to be moved in any more."""
+    data = codec.seal_notice(key, NOWHERE)
+    return Record(data, until or now() + NOTICE_AGE, new_revision())
 
 
 def new_revision() -> int:

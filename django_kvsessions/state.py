@@ -84,6 +84,8 @@ class State(Lifetime):
     _is_new_id = False
     # Whether a former id leads to what opens this session.
     _hands_over = False
+    # Whether the visitor's cookie was the session itself, and is to be replaced.
+    _is_exchanged = False
 
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase would import the serializer by its dotted path for each request.
@@ -138,6 +140,23 @@ class State(Lifetime):
     async def _find(self, call: Colour, place: Place) -> Answer:
         store = self.store
         record = await call(store.load, store.aload, place.key)
+        if conf.fallback_engines():
+            return await self._find_anywhere(call, place, record)
+        return await self._open(call, place, record)
+
+    async def _find_anywhere(self, call: Colour, place: Place, record: Record | None) -> Answer:
+        # Late, so that only who moves imports it.
+        from django_kvsessions.moving.arrivals import read_through
+
+        return await read_through(self, call, place, record)
+
+    def _exchange_id(self, session_key: str, key: bytes) -> None:
+        """Go on under an ordinary id, in the place of a cookie that was the session itself."""
+        self._session_key, self._loaded_id = session_key, (session_key, key)
+        self._is_exchanged = self.modified = True
+
+    async def _open(self, call: Colour, place: Place, record: Record | None) -> Answer:
+        store = self.store
         # Compressed, it may be several times as large.
         if record is None or len(record.data) < LONG_WORK / 4:
             answer = self._opened(store, place, record)

@@ -9,12 +9,16 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.template.defaultfilters import filesizeformat
 
+from django_kvsessions import conf
+from django_kvsessions.checks.settings import attempt
 from django_kvsessions.health import Limits, find_problems
 from django_kvsessions.management.base import StopSignals, StoreCommand
 from django_kvsessions.owned import count_encrypted
 from django_kvsessions.stores.base import Store
 
 Figures = dict[str, str | int | None]
+#: For each engine, what has come from it.
+Moved = dict[str, dict[str, float]]
 
 
 class Command(StoreCommand):
@@ -109,11 +113,14 @@ class Command(StoreCommand):
 
     def show(self, options: dict[str, Any]) -> None:
         figures: dict[str, Figures] = {}
+        moved: dict[str, dict[str, Moved]] = {}
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
             if options["encryption"]:
                 figures[alias] |= count_encrypted(store)._asdict()
+            if alias == conf.store_alias() and (came := moved_into(store)):
+                moved[alias] = {"moved_from": came}
 
         failure = None
         try:
@@ -122,9 +129,12 @@ class Command(StoreCommand):
             # Those that answered are worth seeing all the same.
             failure = error
         if options["json"]:
-            self.stdout.write(json.dumps(figures, indent=2))
+            rows = {alias: {**row, **moved.get(alias, {})} for alias, row in figures.items()}
+            self.stdout.write(json.dumps(rows, indent=2))
         elif figures:
             self.print_table(figures)
+            for each in moved.values():
+                self.print_moved(each["moved_from"])
         if failure:
             raise failure
 
@@ -144,6 +154,25 @@ class Command(StoreCommand):
             line = [cell.ljust(width) for cell, width in zip(names, widths[:2], strict=True)]
             line += [cell.rjust(width) for cell, width in zip(numbers, widths[2:], strict=True)]
             self.stdout.write("  ".join(line).rstrip())
+
+    def print_moved(self, moved: Moved) -> None:
+        for path, count in moved.items():
+            left = f"; {count['refused']:,} could not be moved" if count["refused"] else ""
+            last = datetime.fromtimestamp(count["last"]).astimezone()
+            self.stdout.write(
+                f"{count['moved']:,} came from {path}, the last one at {last:%Y-%m-%d %H:%M}{left}"
+            )
+
+
+def moved_into(store: Store) -> Moved:
+    """What has come from each engine of SESSION_FALLBACK_ENGINES."""
+    if not (paths := attempt(conf.fallback_engines)):
+        return {}
+    # Late, so that only who moves imports it.
+    from django_kvsessions.moving.counts import read_count
+
+    counts = {path: read_count(store, path) for path in paths}
+    return {path: count._asdict() for path, count in counts.items() if count is not None}
 
 
 def as_text(name: str, value: str | int | None) -> str:
