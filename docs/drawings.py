@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-#: The width of a character and the height of a line, roughly.
-WIDE, HIGH = 7.2, 18
+#: The height of a line.
+HIGH = 18
 
 
 class Drawing:
@@ -17,8 +17,8 @@ class Drawing:
         self.parts: list[str] = []
 
     def text(self, x: float, y: float, words: str, kind: str = "", anchor: str = "middle") -> None:
-        said = f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" class="{kind}">{escape(words)}</text>'
-        self.parts.append(said)
+        place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
+        self.parts.append(f'<text {place} class="{kind}">{escape(words)}</text>')
 
     def box(
         self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box"

@@ -86,6 +86,7 @@ class LibSQLStore(PagedStore):
         self._database = client.database(
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
+        self.has_server = "://" in os.fspath(location)
         self._table = table
         self._sql = statements(table)
 
