@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +21,7 @@ class KVSessionsConfig(AppConfig):
 
 
 def set_up_stores(
-    *, using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: Any
+    *, using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: object
 ) -> None:
     """Set up the stores that live on the database that was migrated, and no other."""
     # What has just been taken away on purpose is not made again.

@@ -18,7 +18,6 @@ import struct
 import zlib
 from functools import cache
 from hmac import compare_digest
-from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -158,7 +157,7 @@ def _keyed(secret: str | bytes, purpose: bytes, digest_size: int) -> hashlib.bla
     return hashlib.blake2b(key=key, digest_size=digest_size)
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _forget(*, setting: str, **kwargs: object) -> None:
     if setting in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
         _digests.cache_clear()
         _owner_digest.cache_clear()

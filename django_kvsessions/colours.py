@@ -13,7 +13,7 @@ self._load(awaiting, key)`` awaits the second.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 __all__ = ["Colour", "awaiting", "blocking", "run"]
 
@@ -31,7 +31,7 @@ class Colour(Protocol):
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Coroutine[Any, Any, T]: ...
+    ) -> Coroutine[object, None, T]: ...
 
 
 async def blocking(
@@ -54,7 +54,7 @@ async def awaiting(
     return await afunction(*args, **kwargs)
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
+def run(coroutine: Coroutine[object, None, T]) -> T:
     """What a coroutine returns that was given ``blocking``, and so is never suspended."""
     try:
         coroutine.send(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from django_kvsessions.serializers import MessagePackSerializer
+from django_kvsessions.serializers import MessagePackSerializer, Serializer
 
 DEFAULT_ALIAS = "default"
 DEFAULT_BACKEND = "django_kvsessions.stores.semidbm.SemidbmStore"
@@ -32,7 +32,7 @@ def store_alias() -> str:
 
 
 @cache
-def _configured() -> Mapping[str, Any]:
+def _configured() -> Mapping[str, object]:
     configured = getattr(settings, "SESSION_STORES", None) or {DEFAULT_ALIAS: {}}
     if not isinstance(configured, Mapping):
         raise ImproperlyConfigured("SESSION_STORES must be a dict of aliases, as CACHES is.")
@@ -53,7 +53,7 @@ def store(alias: str) -> dict[str, Any]:
     where, config = f"SESSION_STORES[{alias!r}]", _configured()[alias]
     if not isinstance(config, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dict, not {type(config).__name__}.")
-    known: dict[str, Any] = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
+    known: dict[str, object] = {"BACKEND": DEFAULT_BACKEND, "LOCATION": None, "OPTIONS": {}}
     for name in config:
         if name not in known:
             raise ImproperlyConfigured(
@@ -74,18 +74,19 @@ def store(alias: str) -> dict[str, Any]:
 
 
 @cache
-def serializer() -> type[Any]:
+def serializer() -> type[Serializer]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
     # Django's own default does not count: only a choice made by the project does.
-    if not settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]
+    if not settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]  # not in the stubs
         return MessagePackSerializer
     path = settings.SESSION_SERIALIZER
     try:
-        return cast("type[Any]", import_string(path))
+        found: type[Serializer] = import_string(path)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"SESSION_SERIALIZER names {path!r}, which cannot be imported: {error}"
         ) from error
+    return found
 
 
 @cache
@@ -130,7 +131,7 @@ def _seconds(name: str, *, at_least: int) -> float | None:
     return float(seconds)
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _forget(*, setting: str, **kwargs: object) -> None:
     for function in (
         store_alias,
         _configured,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import CreateError, UpdateError
@@ -12,6 +12,7 @@ from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.moves import Moves
 from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores import stores
 
 __all__ = ["SessionStore"]
@@ -28,12 +29,12 @@ class SessionStore(Moves):
 
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
 
-        def _get_session(self, no_load: bool = False) -> dict[str, Any]: ...
-        async def _aget_session(self, no_load: bool = False) -> dict[str, Any]: ...
+        def _get_session(self, no_load: bool = False) -> SessionData: ...
+        async def _aget_session(self, no_load: bool = False) -> SessionData: ...
 
     # Loading
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> SessionData:
         if (session_key := self.session_key) is None:
             return {}
         key = codec.storage_key(session_key)
@@ -42,12 +43,12 @@ class SessionStore(Moves):
         limit = LARGEST_RATIO * store.max_record_size
         return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
 
-    async def aload(self) -> dict[str, Any]:
+    async def aload(self) -> SessionData:
         if self.session_key is None:
             return {}
         return self._loaded(await self._find(awaiting, self._key))
 
-    def _loaded(self, answer: Answer) -> dict[str, Any]:
+    def _loaded(self, answer: Answer) -> SessionData:
         # Where it is asked for once more: what this object has changed, it has changed since the
         # first time. (Looking into __dict__ would make each later use of an attribute slower.)
         is_first = getattr(self, "_session_cache", None) is None
@@ -82,12 +83,12 @@ class SessionStore(Moves):
 
     # Changing what was loaded
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: object) -> None:
         super().__setitem__(key, value)
         if key == USER_ID:
             self._log_in()
 
-    async def aset(self, key: str, value: Any) -> None:
+    async def aset(self, key: str, value: object) -> None:
         await super().aset(key, value)
         if key == USER_ID:
             self._log_in()
@@ -102,7 +103,7 @@ class SessionStore(Moves):
         super().clear()
         self._is_cleared = True
 
-    def mutate(self, function: Callable[[dict[str, Any]], T]) -> T:
+    def mutate(self, function: Callable[[SessionData], T]) -> T:
         """Change the session in one atomic step: ``function`` gets the freshest data.
 
         It changes the dict in place, and runs again, on fresher data, when
@@ -116,12 +117,12 @@ class SessionStore(Moves):
         self._get_session()
         return run(self._mutate(blocking, function))
 
-    async def amutate(self, function: Callable[[dict[str, Any]], T]) -> T:
+    async def amutate(self, function: Callable[[SessionData], T]) -> T:
         """As ``mutate``; the function is a plain one here too."""
         await self._aget_session()
         return await self._mutate(awaiting, function)
 
-    def start_from(self, key: str, value: Any) -> None:
+    def start_from(self, key: str, value: object) -> None:
         """Say what a change of ``key`` begins with, where the session has nothing under it.
 
         Parallel requests that begin with the same default are merged by it,
@@ -151,7 +152,7 @@ class SessionStore(Moves):
         await self._aget_session(no_load=must_create)
         return await self._save(awaiting, must_create)
 
-    def _save(self, call: Colour, must_create: bool) -> Coroutine[Any, Any, None]:
+    def _save(self, call: Colour, must_create: bool) -> Coroutine[object, None, None]:
         if must_create:
             return self._save_new(call)
         if self._saved is None or self._is_notice:

@@ -14,6 +14,7 @@ from django.contrib.sessions.backends.base import SessionBase
 
 from django_kvsessions import conf
 from django_kvsessions.saved import Saved
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import now
 
 __all__ = ["Lifetime", "created", "end_of_life", "renews_cookie", "touch_interval"]
@@ -27,7 +28,7 @@ class Lifetime(SessionBase):
     _has_login: bool
 
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
-        _session_cache: dict[str, Any]
+        _session_cache: SessionData
 
     # Of a subclass that overrides one of them, and means the record too, as with Django's engines.
     _has_own_expiry = False
@@ -37,21 +38,21 @@ class Lifetime(SessionBase):
         methods = cls.get_expiry_age, cls.get_expiry_date
         cls._has_own_expiry = methods != (Lifetime.get_expiry_age, Lifetime.get_expiry_date)
 
-    def _own_expiry(self, expiry: Any) -> float:
+    def _own_expiry(self, expiry: object) -> float:
         if type(self).get_expiry_date is not Lifetime.get_expiry_date:
             return timestamp(self.get_expiry_date(expiry=expiry))
         return now() + self.get_expiry_age(expiry=expiry)
 
-    def get_expiry_age(self, **kwargs: Any) -> int:
+    def get_expiry_age(self, **kwargs: object) -> int:
         return self._capped_age(super().get_expiry_age(**kwargs))
 
-    async def aget_expiry_age(self, **kwargs: Any) -> int:
+    async def aget_expiry_age(self, **kwargs: object) -> int:
         return self._capped_age(await super().aget_expiry_age(**kwargs))
 
-    def get_expiry_date(self, **kwargs: Any) -> datetime:
+    def get_expiry_date(self, **kwargs: object) -> datetime:
         return self._capped_date(super().get_expiry_date(**kwargs))
 
-    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+    async def aget_expiry_date(self, **kwargs: object) -> datetime:
         return self._capped_date(await super().aget_expiry_date(**kwargs))
 
     def _capped_age(self, age: int) -> int:

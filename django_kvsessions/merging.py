@@ -60,7 +60,7 @@ def merge(base: Data, mine: Data, theirs: Data) -> Data:
 
 def _merge(
     base: Data, mine: Data, theirs: Data, stored: Callable[[Data], Data]
-) -> tuple[Data, list[Any]]:
+) -> tuple[Data, list[Hashable]]:
     """And which keys ``mine`` has changed."""
     if _is_plain(base) and _is_plain(mine) and _is_plain(theirs):
         changes = dict.fromkeys(_changed(base, mine), _MISSING)
@@ -91,7 +91,7 @@ def _apply(changes: Data, base: Data, theirs: Data) -> Data:
     return merged
 
 
-def _changed(base: Data, mine: Data) -> list[Any]:
+def _changed(base: Data, mine: Data) -> list[Hashable]:
     """The keys of which the two do not say the same."""
     before = base.get
     # Nothing is called for the values of which most sessions consist.
@@ -151,7 +151,7 @@ def same(one: Any, other: Any) -> bool:
     return _same_objects(one, other)
 
 
-def _same_objects(one: Any, other: Any) -> bool:
+def _same_objects(one: object, other: object) -> bool:
     """Of any other class: as the class has it, or by what would be pickled of them."""
     try:
         if any("__eq__" in base.__dict__ for base in type(one).__mro__[:-1]):

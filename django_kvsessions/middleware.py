@@ -8,7 +8,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -50,12 +50,12 @@ class SessionMiddleware(DjangoSessionMiddleware):
             await sync_to_async(self.process_request)(request)
         else:
             self.process_request(request)
-        response = await self.get_response(request)  # type: ignore[misc]
+        response = await self.get_response(request)  # type: ignore[misc]  # sync to the stubs
         if type(self).process_response is not SessionMiddleware.process_response:
             return await sync_to_async(self.process_response)(request, response)
         return await self._respond(awaiting, request, response)
 
-    def process_response(  # type: ignore[override]
+    def process_response(  # type: ignore[override]  # any response, not only HttpResponse
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         return run(self._respond(blocking, request, response))
@@ -99,7 +99,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
             await self._set_cookie(call, session, response)
         return response
 
-    async def _save(self, call: Colour, session: Any, was_used: bool) -> None:
+    async def _save(self, call: Colour, session: SessionBase, was_used: bool) -> None:
         try:
             # As Django's does, this loads it: an id that is unknown makes way for a new one.
             await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
@@ -119,7 +119,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         except StoreUnavailable:
             logger.warning(UNEXTENDED, exc_info=True)
 
-    def _is_cookie_due(self, session: Any, cookie: str | None, status_code: int) -> bool:
+    def _is_cookie_due(self, session: SessionBase, cookie: str | None, status_code: int) -> bool:
         session_key = session.session_key
         if session_key is None or getattr(session, "leaves_cookie", False):
             return False
@@ -154,5 +154,5 @@ def unavailable(response: HttpResponseBase) -> HttpResponse:
     replacement = HttpResponse("The session store is unavailable.", status=503)
     patch_vary_headers(replacement, ("Cookie",))
     # Files that the former was to send are closed when this one has been sent.
-    replacement._resource_closers.append(response.close)  # type: ignore[attr-defined]
+    replacement._resource_closers.append(response.close)  # type: ignore[attr-defined]  # not in the stubs
     return replacement

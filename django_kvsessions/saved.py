@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
 from django_kvsessions import codec, conf
+from django_kvsessions.serializers import Serializer, SessionData
 from django_kvsessions.stores.base import Provisional, Record, now
 from django_kvsessions.stores.process import forks
 
@@ -75,12 +76,12 @@ class Unreadable:
 
 
 #: A session that was found, and its data.
-Found = tuple[Saved, dict[str, Any]]
+Found = tuple[Saved, SessionData]
 #: ``None`` where there is no live record.
 Answer = Found | Moved | Unreadable | None
 
 
-def open_record(serializer: Any, key: bytes, record: Record | None, limit: int) -> Answer:
+def open_record(serializer: Serializer, key: bytes, record: Record | None, limit: int) -> Answer:
     """What a record says of which nothing is trusted; at most ``limit`` bytes are opened."""
     if record is None:
         return None

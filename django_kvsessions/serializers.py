@@ -13,13 +13,24 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from django.utils.functional import Promise
 from msgpack import ExtType, Packer, unpackb
 
-__all__ = ["MessagePackSerializer"]
+__all__ = ["MessagePackSerializer", "Serializer", "SessionData"]
+
+#: What a session holds: whatever its serializer takes.
+SessionData = dict[str, Any]
+
+
+class Serializer(Protocol):
+    """What SESSION_SERIALIZER names."""
+
+    def dumps(self, obj: SessionData, /) -> bytes: ...
+    def loads(self, data: bytes, /) -> SessionData: ...
+
 
 # Extension codes: they are in stored sessions, so a number is never used anew.
 _CONTAINER = 0
@@ -57,7 +68,7 @@ class MessagePackSerializer:
 
     __slots__ = ()
 
-    def dumps(self, obj: Any) -> bytes:
+    def dumps(self, obj: object) -> bytes:
         """``TypeError`` for a type that is not taken, ``ValueError`` for too deep nesting.
 
         500 levels are taken, of frozensets in one another 100.
@@ -91,7 +102,7 @@ class MessagePackSerializer:
 # Writing
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> object:
     """What to pack in place of a value that MessagePack has no type for."""
     for base in type(value).__mro__:
         if encoder := _ENCODERS.get(base):
@@ -120,7 +131,7 @@ def _encode_datetime(value: datetime) -> ExtType:
     return ExtType(_DATETIME, _pack([*day, *fields, value.fold, zone]))
 
 
-def _encode_zone(zone: tzinfo | None, value: time | datetime) -> str | list[Any] | None:
+def _encode_zone(zone: tzinfo | None, value: time | datetime) -> str | list[int | str] | None:
     if zone is None:
         return None
     if isinstance(zone, ZoneInfo) and zone.key:
@@ -131,12 +142,12 @@ def _encode_zone(zone: tzinfo | None, value: time | datetime) -> str | list[Any]
     return [offset // _MICROSECOND, value.tzname() or ""]
 
 
-def _encode_set(mark: ExtType, value: Iterable[Any]) -> list[Any]:
+def _encode_set(mark: ExtType, value: Iterable[object]) -> list[object]:
     # Python's own order of a set differs from process to process.
     return [mark, *sorted(value, key=_pack_to_sort)]
 
 
-def _encode_to_sort(value: Any) -> Any:
+def _encode_to_sort(value: object) -> object:
     # Sorted once on the way up: were each level to sort its items by ``_encode``,
     # the work would double with every level of nested frozensets.
     if isinstance(value, frozenset):
@@ -144,22 +155,21 @@ def _encode_to_sort(value: Any) -> Any:
     return _encode(value)
 
 
-def _pack_to_sort(value: Any) -> bytes:
+def _pack_to_sort(value: object) -> bytes:
     return _pack(value, _encode_to_sort, unicode_errors="surrogatepass")
 
 
 def _pack(
-    value: Any, encode: Callable[[Any], Any] = _encode, *, unicode_errors: str | None = None
+    value: object, encode: Callable[[Any], object] = _encode, *, unicode_errors: str | None = None
 ) -> bytes:
     # A packer of its own is as fast as a shared one, which threads would mix up.
     # With buffers of the default size, 256 KiB, two at a time take ten times as long.
     packer = Packer(default=encode, strict_types=True, unicode_errors=unicode_errors, buf_size=4096)
-    # msgpack has no types.
-    return packer.pack(value)  # type: ignore[no-any-return]
+    return packer.pack(value)  # type: ignore[no-any-return]  # msgpack has no types.
 
 
 # The methods are called on the class, since an enum has its own __str__.
-_ENCODERS: dict[type, Callable[[Any], Any]] = {
+_ENCODERS: dict[type, Callable[[Any], object]] = {
     str: str.__str__,
     Promise: str,
     int: _encode_integer,
@@ -183,7 +193,7 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _where(obj: Any) -> str:
+def _where(obj: object) -> str:
     """The path to the value that cannot be packed, as `` at ['cart'][2]``."""
     path = ""
     while isinstance(obj, (dict, list, tuple)):
@@ -212,14 +222,14 @@ def _load(data: bytes, unicode_errors: str | None = None) -> Any:
 def _load_containers(data: bytes, unicode_errors: str | None = None) -> Any:
     marks = 0
 
-    def decode(code: int, data: bytes) -> Any:
+    def decode(code: int, data: bytes) -> object:
         nonlocal marks
         if code != _CONTAINER or data not in _CONTAINERS:
             return _decode(code, data)
         marks += 1
         return _CONTAINERS[data]
 
-    def decode_array(items: list[Any]) -> Any:
+    def decode_array(items: list[object]) -> object:
         nonlocal marks
         if items and isinstance(items[0], type):
             marks -= 1
@@ -238,7 +248,7 @@ def _load_containers(data: bytes, unicode_errors: str | None = None) -> Any:
     return value
 
 
-def _decode(code: int, data: bytes) -> Any:
+def _decode(code: int, data: bytes) -> object:
     decoder = _DECODERS.get(code)
     if decoder is None:
         raise ValueError(f"unknown extension {code}")
@@ -256,7 +266,7 @@ def _decode_datetime(data: bytes) -> datetime:
     return datetime(year, month, day, hour, minute, second, microsecond, tz, fold=fold)
 
 
-def _decode_zone(zone: str | list[Any] | None) -> tzinfo | None:
+def _decode_zone(zone: str | tuple[int, str] | None) -> tzinfo | None:
     if zone is None:
         return None
     if isinstance(zone, str):
@@ -266,7 +276,7 @@ def _decode_zone(zone: str | list[Any] | None) -> tzinfo | None:
     return fixed if name in ("", fixed.tzname(None)) else timezone(fixed.utcoffset(None), name)
 
 
-_DECODERS: dict[int, Callable[[bytes], Any]] = {
+_DECODERS: dict[int, Callable[[bytes], object]] = {
     _INTEGER: lambda data: int.from_bytes(data, "big", signed=True),
     _DECIMAL: lambda data: Decimal(data.decode("ascii")),
     _UUID: lambda data: uuid.UUID(bytes=data),

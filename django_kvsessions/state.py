@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import UpdateError
@@ -24,6 +24,7 @@ from django_kvsessions.saved import (
     new_revision,
     open_record,
 )
+from django_kvsessions.serializers import Serializer, SessionData
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable
 
@@ -42,7 +43,8 @@ class State(Lifetime):
     """A session and what is known of it as it is stored."""
 
     if TYPE_CHECKING:  # what the stubs of SessionBase leave out
-        _session: dict[str, Any]
+        _session: SessionData
+        serializer: type[Serializer]
 
     # Of the class, as most requests only read: an object gets what it changes.
 
@@ -149,7 +151,7 @@ class State(Lifetime):
     def _next(
         self,
         payload: bytes,
-        data: dict[str, Any],
+        data: SessionData,
         former: Saved | None,
         begun: float | None = None,
         has_login: bool = False,
@@ -187,10 +189,10 @@ class State(Lifetime):
             saved = saved.before
         return saved
 
-    def _dumps(self, data: dict[str, Any]) -> bytes:
+    def _dumps(self, data: SessionData) -> bytes:
         dumps = self.serializer().dumps
         try:
-            return cast(bytes, dumps(data))
+            return dumps(data)
         except Exception as error:
             for name, value in data.items():
                 try:

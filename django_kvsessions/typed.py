@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.functional import Promise
 
-from django_kvsessions.serializers import MessagePackSerializer
+from django_kvsessions.serializers import MessagePackSerializer, SessionData
 
 if TYPE_CHECKING:
     from django.contrib.sessions.backends.base import SessionBase
@@ -70,7 +70,7 @@ class Bucket(Generic[T]):
     @overload
     def __init__(
         self,
-        type_: Any,
+        type_: object,
         /,
         *,
         key: str,
@@ -80,7 +80,7 @@ class Bucket(Generic[T]):
 
     def __init__(
         self,
-        type_: Any,
+        type_: object,
         /,
         *,
         key: str,
@@ -112,7 +112,7 @@ class Bucket(Generic[T]):
     @overload
     def get(self, session: SessionBase, default: D) -> T | D: ...
 
-    def get(self, session: SessionBase, default: Any = _MISSING) -> Any:
+    def get(self, session: SessionBase, default: object = _MISSING) -> object:
         """The value in the session, or the default, which stays out of the session.
 
         ``BucketError`` where the value does not fit, or there is neither.
@@ -125,7 +125,7 @@ class Bucket(Generic[T]):
     @overload
     async def aget(self, session: SessionBase, default: D) -> T | D: ...
 
-    async def aget(self, session: SessionBase, default: Any = _MISSING) -> Any:
+    async def aget(self, session: SessionBase, default: object = _MISSING) -> object:
         return self._value(session, await session.aget(self.key, _MISSING), default)
 
     def set(self, session: SessionBase, value: T) -> None:
@@ -173,17 +173,15 @@ class Bucket(Generic[T]):
         again whenever another request was faster, so it must do nothing else;
         what it raises leaves the session as it was. Needs this package's engine.
         """
-        result: T = cast(Any, session).mutate(self._mutation(session, function))
-        return result
+        return cast("SessionStore", session).mutate(self._mutation(session, function))
 
     async def amutate(self, session: SessionBase, function: Callable[[T], T | None]) -> T:
-        result: T = await cast(Any, session).amutate(self._mutation(session, function))
-        return result
+        return await cast("SessionStore", session).amutate(self._mutation(session, function))
 
     def _mutation(
         self, session: SessionBase, function: Callable[[T], T | None]
-    ) -> Callable[[dict[str, Any]], T]:
-        def mutation(data: dict[str, Any]) -> T:
+    ) -> Callable[[SessionData], T]:
+        def mutation(data: SessionData) -> T:
             value: T = self._value(session, data.get(self.key, _MISSING), _MISSING)
             changed = function(value)
             if changed is not None:
@@ -193,7 +191,7 @@ class Bucket(Generic[T]):
 
         return mutation
 
-    def _value(self, session: SessionBase, stored: Any, default: Any) -> Any:
+    def _value(self, session: SessionBase, stored: object, default: object) -> Any:
         if stored is not _MISSING:
             try:
                 return self._load(session, stored)
@@ -206,14 +204,14 @@ class Bucket(Generic[T]):
             raise BucketError(f"session[{self.key!r}] is not set, and its bucket has no default.")
         return self._default() if callable(self._default) else copy.deepcopy(self._default)
 
-    def _load(self, session: SessionBase, stored: Any) -> Any:
+    def _load(self, session: SessionBase, stored: object) -> Any:
         try:
             # What is annotated as Any is not copied by msgspec.
             return self._convert(session, copy.deepcopy(stored))
         except (self._msgspec.ValidationError, RecursionError) as error:
             raise self._error(error) from error
 
-    def _dump(self, session: SessionBase, value: T) -> Any:
+    def _dump(self, session: SessionBase, value: T) -> object:
         try:
             if _keeps_types(session):
                 built = self._msgspec.to_builtins(value, builtin_types=_KEPT, enc_hook=_plain)
@@ -225,10 +223,10 @@ class Bucket(Generic[T]):
             raise self._error(error) from error
         return built
 
-    def _convert(self, session: SessionBase, value: Any) -> Any:
+    def _convert(self, session: SessionBase, value: object) -> Any:
         return self._msgspec.convert(value, self._type, str_keys=not _keeps_types(session))
 
-    def _keep_sets(self, value: Any, built: Any) -> Any:
+    def _keep_sets(self, value: Any, built: Any) -> object:
         """Put sets where msgspec made lists of them.
 
         A list in the order of a set is another list in another process, which
@@ -248,7 +246,7 @@ class Bucket(Generic[T]):
             return tuple(map(self._keep_sets, value, built))
         return built
 
-    def _members(self, value: Any, built: Any) -> Iterable[tuple[Any, Any]]:
+    def _members(self, value: object, built: Any) -> Iterable[tuple[Any, object]]:
         if isinstance(value, dict):
             return zip(list(built), value.values(), strict=True)
         if isinstance(value, list):
@@ -282,7 +280,7 @@ def _keeps_types(session: SessionBase) -> bool:
     return isinstance(serializer, type) and issubclass(serializer, MessagePackSerializer)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The plain value of what msgspec does not take: subclasses and lazy strings."""
     # Called on the class, since an enum has its own __str__.
     if isinstance(value, str):

@@ -7,13 +7,11 @@ revision.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import random
-import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from django.contrib.sessions.backends.base import UpdateError
 
@@ -22,8 +20,10 @@ from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
 from django_kvsessions.saved import EXPIRY, Found, Saved
+from django_kvsessions.serializers import SessionData
 from django_kvsessions.state import LONG_WORK, State, in_thread
 from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable
+from django_kvsessions.stores.process import pauses
 
 __all__ = ["ATTEMPTS", "Updates"]
 
@@ -113,7 +113,7 @@ class Updates(State):
         store: Store,
         key: bytes,
         former: Saved,
-        data: dict[str, Any],
+        data: SessionData,
         has_login: bool = False,
     ) -> tuple[Saved, Record | None]:
         """What to store now; no record where nothing has changed."""
@@ -132,7 +132,7 @@ class Updates(State):
         if not self._is_cleared:
             await work(call, saved, self._merge, former.payload, payload, theirs)
 
-    def _merge(self, base: bytes, mine: bytes, theirs: dict[str, Any]) -> None:
+    def _merge(self, base: bytes, mine: bytes, theirs: SessionData) -> None:
         merged = theirs
         if base != mine:
             loads = self.serializer().loads
@@ -141,10 +141,10 @@ class Updates(State):
             )
         take_over(self._session, merged)
 
-    def _as_stored(self, data: dict[str, Any]) -> dict[str, Any]:
-        return cast("dict[str, Any]", self.serializer().loads(self._dumps(data)))
+    def _as_stored(self, data: SessionData) -> SessionData:
+        return self.serializer().loads(self._dumps(data))
 
-    async def _mutate(self, call: Colour, function: Callable[[dict[str, Any]], T]) -> T:
+    async def _mutate(self, call: Colour, function: Callable[[SessionData], T]) -> T:
         if self._is_notice:
             raise UpdateError
         if self.session_key is None:
@@ -177,7 +177,7 @@ class Updates(State):
             return result
         raise StoreUnavailable(f"Other requests were faster than this one {ATTEMPTS} times.")
 
-    def _adopt(self, before: bytes, after: dict[str, Any]) -> None:
+    def _adopt(self, before: bytes, after: SessionData) -> None:
         """Show what a mutation made of ``before``, with what is not saved yet left as it is."""
         loads, former = self.serializer().loads, self._saved
         is_cleared = self._is_cleared or former is None
@@ -247,11 +247,7 @@ async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) * (
         1 + len(saved.payload) * PER_BYTE
     )
-    await call(time.sleep, asleep, random.uniform(0, longest))
-
-
-async def asleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
+    await pauses.pause(call, random.uniform(0, longest))
 
 
 def plain(result: T) -> T:

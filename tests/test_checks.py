@@ -282,7 +282,7 @@ def test_an_engine_of_the_projects_own_that_extends_ours_is_checked(
         pass
 
     module = ModuleType("own_engine")
-    module.SessionStore = OwnStore  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "SessionStore", OwnStore, raising=False)
     monkeypatch.setitem(sys.modules, "own_engine", module)
     settings.SESSION_ENGINE = "own_engine"
     settings.SESSION_STORE_ALIAS = "nope"

@@ -125,7 +125,9 @@ def test_contexts_are_left_in_both_colours(shelf: Shelf, name: str) -> None:
         assert shelf.asked == ["enter", name, "exit"]
 
 
-def test_a_cancelled_task_stops_where_it_waits_and_runs_its_finally(shelf: Shelf) -> None:
+def test_a_cancelled_task_stops_where_it_waits_and_runs_its_finally(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waiting = asyncio.Event()
 
     async def never(name: str, *, times: int = 1) -> str:
@@ -134,7 +136,7 @@ def test_a_cancelled_task_stops_where_it_waits_and_runs_its_finally(shelf: Shelf
         await asyncio.sleep(60)
         return name
 
-    shelf.atake = never  # type: ignore[method-assign]
+    monkeypatch.setattr(shelf, "atake", never)
 
     async def main() -> None:
         task = asyncio.create_task(take_two(awaiting, shelf, "a", "b"))

@@ -276,12 +276,12 @@ def test_change_that_does_not_fit_leaves_the_session_as_it_was(session: SessionB
 
     def spoil() -> None:
         with guest.change(session) as value:
-            value.pageviews = "two"  # type: ignore[assignment]
+            value.pageviews = "two"  # type: ignore[assignment]  # does not fit
 
     with pytest.raises(BucketError, match=r"session\['guest'\].*`\$\.pageviews`"):
         spoil()
     with pytest.raises(BucketError, match=r"`\$\.pageviews`"):
-        guest.set(session, Guest("three"))  # type: ignore[arg-type]
+        guest.set(session, Guest("three"))  # type: ignore[arg-type]  # does not fit
     assert guest.get(session) == Guest(1)
     assert not session.modified
 
@@ -460,7 +460,7 @@ def test_mutate_that_fails_or_does_not_fit_changes_nothing() -> None:
         raise KeyError
 
     def spoil(value: Guest) -> None:
-        value.pageviews = "two"  # type: ignore[assignment]
+        value.pageviews = "two"  # type: ignore[assignment]  # does not fit
 
     with pytest.raises(KeyError):
         guest.mutate(session, fail)
@@ -491,7 +491,7 @@ def test_missing_msgspec_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_wrong_use_of_on_invalid_is_refused() -> None:
     with pytest.raises(ValueError, match="on_invalid"):
-        Bucket(Guest, key="guest", on_invalid="ignore")  # type: ignore[call-overload]
+        Bucket(Guest, key="guest", on_invalid="ignore")  # type: ignore[call-overload]  # refused
     with pytest.raises(ValueError, match="needs a default"):
         Bucket(Guest, key="guest", on_invalid="default")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from django.conf import global_settings, settings
 from django.contrib.sessions.backends.base import SessionBase
@@ -54,14 +54,14 @@ def uses_engine() -> bool:
     return isinstance(engine, type) and issubclass(engine, SessionStore)
 
 
-def attempt(function: Callable[..., T], *args: Any) -> T | None:
+def attempt(function: Callable[..., T], *args: object) -> T | None:
     try:
         return function(*args)
     except Exception:
         return None
 
 
-def check_settings(**kwargs: Any) -> list[CheckMessage]:
+def check_settings(**kwargs: object) -> list[CheckMessage]:
     messages = [*_check_engine(), *_check_names()]
     if not in_use():
         return messages

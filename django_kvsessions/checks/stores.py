@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from django.conf import settings
 from django.core import checks, mail
@@ -21,7 +20,7 @@ from django_kvsessions.stores.memory import MemoryStore
 __all__ = ["check_deployed_stores", "check_server", "check_store", "check_stores"]
 
 
-def check_stores(**kwargs: Any) -> list[CheckMessage]:
+def check_stores(**kwargs: object) -> list[CheckMessage]:
     if not in_use():
         return []
     try:
@@ -100,7 +99,7 @@ def _check_store(alias: str) -> Iterator[CheckMessage]:
         yield _failed(alias, error)
 
 
-def check_deployed_stores(**kwargs: Any) -> list[CheckMessage]:
+def check_deployed_stores(**kwargs: object) -> list[CheckMessage]:
     if not in_use():
         return []
     messages: list[CheckMessage] = []

@@ -59,7 +59,7 @@ class StoreCommand(BaseCommand):
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
 
-    def on_each_store(self, only: str | None, action: Callable[[str, Store], Any]) -> None:
+    def on_each_store(self, only: str | None, action: Callable[[str, Store], object]) -> None:
         """Act on the one store, or on all: what fails on one does not keep it from the others.
 
         ``CommandError`` in the end where any of them failed, or was configured wrongly.

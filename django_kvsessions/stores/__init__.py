@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -164,7 +163,7 @@ def option_names(backend: type[Store]) -> tuple[set[str], bool]:
 stores = StoreHandler()
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _forget(*, setting: str, **kwargs: object) -> None:
     if setting == "SESSION_STORES":
         stores.close_all()
 

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, ParamSpec, TypeVar
 
 from django.core.checks import CheckMessage
 
@@ -36,6 +36,7 @@ OWNER_SIZE = 16
 # Signed 64-bit integers are what every backend can keep.
 MAX_REVISION = 2**63 - 1
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -247,13 +248,15 @@ class Store(ABC):
 
     # For implementors.
 
-    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a short method: inline where it cannot block, else in a thread."""
         if self.is_nonblocking:
             return function(*args, **kwargs)
         return await self.call_in_thread(function, *args, **kwargs)
 
-    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_in_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Call a method that may wait for a disk or a network."""
         return await asyncio.to_thread(function, *args, **kwargs)
 

@@ -94,7 +94,7 @@ class LayeredStore(ColouredStore):
         return stores[self._store] if isinstance(self._store, str) else self._store
 
     @property
-    def is_nonblocking(self) -> bool:  # type: ignore[override]
+    def is_nonblocking(self) -> bool:  # type: ignore[override]  # read only
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
     def provisional(self) -> Provisional | None:

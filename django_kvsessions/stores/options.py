@@ -7,13 +7,14 @@ the option, what it takes and what it was given.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from math import inf, isfinite
 from typing import NoReturn, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-__all__ = ["boolean", "choice", "folder", "refuse", "seconds", "text", "whole_number"]
+__all__ = ["boolean", "choice", "driver", "folder", "refuse", "seconds", "text", "whole_number"]
 
 T = TypeVar("T")
 
@@ -72,3 +73,13 @@ def folder(location: object) -> str:
     if not isinstance(location, (str, os.PathLike)) or not location:
         raise ImproperlyConfigured(f"LOCATION must name a folder, not {location!r}.")
     return os.fspath(location)
+
+
+@contextmanager
+def driver(extra: str, need: str) -> Iterator[None]:
+    """Where an import in here fails, ``ImproperlyConfigured`` says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        message = f"{need}: pip install django-kvsessions[{extra}]"
+        raise ImproperlyConfigured(message) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 from django.core.checks import CheckMessage
 
@@ -20,8 +20,10 @@ from django_kvsessions.stores.base import (
 
 __all__ = ["ColouredStore", "Page", "PagedStore", "unknown_outcome"]
 
+#: Where a page begins.
+Start = TypeVar("Start")
 #: Live records, and where the next page begins; ``None`` after the last one.
-Page = tuple[list[tuple[bytes, Record]], Any]
+Page: TypeAlias = tuple[list[tuple[bytes, Record]], Start | None]
 
 
 class ColouredStore(Store):
@@ -111,7 +113,7 @@ def unknown_outcome() -> StoreUnavailable:
     )
 
 
-class PagedStore(ColouredStore):
+class PagedStore(ColouredStore, Generic[Start]):
     """A store that writes all else so too: batches, pages, setup and stats."""
 
     #: LOCATION names a server, not a file of this machine.
@@ -122,7 +124,7 @@ class PagedStore(ColouredStore):
         """Remove some of what had expired at ``moment``; ``None`` when there is no more."""
 
     @abstractmethod
-    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: Start | None) -> Page[Start]:
         """Some of the records, of one owner or of all; ``start`` is ``None`` at first."""
 
     @abstractmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any
 
 from django_kvsessions.stores.base import Store
 from django_kvsessions.testing.kit import Kit
@@ -18,7 +17,7 @@ class AsyncMethods(Kit):
     """What the async methods promise beyond what the sync ones do."""
 
     def test_async_methods_run_inline_only_where_they_cannot_block(self, store: Store) -> None:
-        async def runs_inline(coroutine: Coroutine[Any, Any, Any]) -> bool:
+        async def runs_inline(coroutine: Coroutine[object, None, object]) -> bool:
             task = asyncio.ensure_future(coroutine)
             await asyncio.sleep(0)
             inline = task.done()

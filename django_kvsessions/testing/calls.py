@@ -21,7 +21,7 @@ class AsyncCalls(Store):
         self.store = store
         self.loop = loop
 
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def wait(self, coroutine: Coroutine[object, None, T]) -> T:
         return self.loop.run_until_complete(coroutine)
 
     def iterate(self, iterator: AsyncIterator[T]) -> Iterator[T]:

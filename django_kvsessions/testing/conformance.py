@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django_kvsessions.testing.asynchrony import AsyncMethods
 from django_kvsessions.testing.basics import Basics
 from django_kvsessions.testing.cleanup import CleanUp
@@ -26,7 +24,7 @@ class StoreConformance(
     See the module for an example, and ``Kit`` for what can be set.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for name in dir(StoreConformance):
             test = getattr(StoreConformance, name)

@@ -23,14 +23,14 @@ from django_kvsessions.testing.records import LONG, MakeStore
 __all__ = ["Kit", "requires"]
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def requires(**flags: bool) -> Callable[[F], F]:
     """Collect the test only for stores whose flags are these."""
 
     def mark(function: F) -> F:
-        function.requires = flags  # type: ignore[attr-defined]
+        function.requires = flags  # type: ignore[attr-defined]  # a note on it
         return function
 
     return mark

@@ -48,7 +48,7 @@ class Process:
     # Not fork: the test process may have threads, and servers' connections.
     context = multiprocessing.get_context("spawn")
 
-    def __init__(self, path: Path, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, path: Path, function: Callable[..., object], *arguments: object) -> None:
         self.path = path
         self.process = self.context.Process(target=call, args=(path, function, arguments))
         self.process.start()
@@ -74,7 +74,7 @@ class Process:
         return self.process.exitcode
 
 
-def call(path: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def call(path: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     # A group of its own, so that what it forks can be killed with it.
     os.setsid()
     try:

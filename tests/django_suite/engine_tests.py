@@ -120,8 +120,8 @@ class OurCommandTests(django_tests.ClearSessionsCommandTests, TestCase):
 
     def setUp(self) -> None:
         # Django finds out where a command is only once.
-        get_commands.cache_clear()  # type: ignore[attr-defined]
-        self.addCleanup(get_commands.cache_clear)  # type: ignore[attr-defined]
+        get_commands.cache_clear()  # type: ignore[attr-defined]  # not in the stubs
+        self.addCleanup(get_commands.cache_clear)  # type: ignore[attr-defined]  # likewise
         empty_store()
         self.session = self.backend()
         super().setUp()

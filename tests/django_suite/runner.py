@@ -9,7 +9,7 @@ from typing import Any
 import django
 from django.conf import settings
 from django.test.runner import DiscoverRunner
-from django.test.utils import iter_test_cases  # type: ignore[attr-defined]
+from django.test.utils import iter_test_cases  # type: ignore[attr-defined]  # not in the stubs
 
 OUR_TESTS = "tests.django_suite.engine_tests"
 
@@ -45,7 +45,7 @@ _CLEARS_ITSELF = {
     "mongodb.MongoDBStore": "the stand-in follows a TTL index at once, before they can be counted",
     "dynamodb.DynamoDBStore": "DynamoDB removes expired sessions by itself, and does not count",
 }
-session_stores: dict[str, dict[str, Any]] = settings.SESSION_STORES  # type: ignore[assignment]
+session_stores: dict[str, dict[str, Any]] = settings.SESSION_STORES  # type: ignore[assignment]  # tests.settings to mypy
 for alias, entry in session_stores.items():
     backend = entry.get("BACKEND", "").removeprefix("django_kvsessions.stores.")
     if reason := _CLEARS_ITSELF.get(backend):

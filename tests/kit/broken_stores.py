@@ -197,7 +197,7 @@ class LendsItsMemory(Broken, MemoryStore):
 
     def load(self, key: bytes) -> Record | None:
         record = super().load(key)
-        return record and record._replace(data=memoryview(record.data))  # type: ignore[arg-type]
+        return record and record._replace(data=memoryview(record.data))  # type: ignore[arg-type]  # the fault
 
 
 class ScanHoldsEverything(Broken, MemoryStore):

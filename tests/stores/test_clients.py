@@ -13,21 +13,26 @@ import pytest
 from django_kvsessions.stores.process.clients import Clients
 
 
-class Client:
+class Opened:
     def __init__(self, log: list[str], name: str) -> None:
         self.log = log
         self.name = name
         self.pid = os.getpid()
         log.append(f"open {name}")
 
+
+class Client(Opened):
     def close(self) -> None:
         self.log.append(f"close {self.name}")
 
 
-class AsyncClient(Client):
-    async def close(self) -> None:  # type: ignore[override]
+class AsyncClient(Opened):
+    async def close(self) -> None:
         await asyncio.sleep(0)
         self.log.append(f"close {self.name}")
+
+
+OurClients = Clients[Client, AsyncClient]
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def log() -> list[str]:
 
 
 @pytest.fixture
-def clients(log: list[str]) -> Clients:
+def clients(log: list[str]) -> OurClients:
     def names(kind: str) -> Callable[[], str]:
         return lambda: f"{kind} {sum(line.startswith(f'open {kind}') for line in log) + 1}"
 
@@ -51,14 +56,14 @@ def clients(log: list[str]) -> Clients:
     return Clients(make, lambda: AsyncClient(log, loop()))
 
 
-def test_nothing_is_opened_before_the_first_use(clients: Clients, log: list[str]) -> None:
+def test_nothing_is_opened_before_the_first_use(clients: OurClients, log: list[str]) -> None:
     assert clients.opened() is None
     clients.drop()
     clients.close()
     assert log == []
 
 
-def test_all_threads_share_one_client(clients: Clients, log: list[str]) -> None:
+def test_all_threads_share_one_client(clients: OurClients, log: list[str]) -> None:
     found: list[Client] = []
     threads = [threading.Thread(target=lambda: found.append(clients.get())) for _ in range(8)]
     for thread in threads:
@@ -71,7 +76,7 @@ def test_all_threads_share_one_client(clients: Clients, log: list[str]) -> None:
 
 
 def test_after_a_drop_or_a_close_the_next_use_makes_another(
-    clients: Clients, log: list[str]
+    clients: OurClients, log: list[str]
 ) -> None:
     first = clients.get()
     clients.drop()
@@ -82,8 +87,10 @@ def test_after_a_drop_or_a_close_the_next_use_makes_another(
     assert log == ["open sync 1", "close sync 1", "open sync 2", "close sync 2"]
 
 
-def test_each_event_loop_has_one_and_closes_it_at_its_end(clients: Clients, log: list[str]) -> None:
-    async def use() -> tuple[Client, Client]:
+def test_each_event_loop_has_one_and_closes_it_at_its_end(
+    clients: OurClients, log: list[str]
+) -> None:
+    async def use() -> tuple[AsyncClient, AsyncClient]:
         assert clients.opened_in_loop() is None
         one, other = await asyncio.gather(clients.aget(), clients.aget())
         assert clients.opened_in_loop() is one
@@ -95,7 +102,7 @@ def test_each_event_loop_has_one_and_closes_it_at_its_end(clients: Clients, log:
     assert log == ["open loop 1", "close loop 1", "open loop 2", "close loop 2"]
 
 
-def test_an_event_loop_drops_its_own_and_no_other(clients: Clients, log: list[str]) -> None:
+def test_an_event_loop_drops_its_own_and_no_other(clients: OurClients, log: list[str]) -> None:
     async def use() -> None:
         clients.get()
         await clients.aget()
@@ -110,7 +117,9 @@ def test_an_event_loop_drops_its_own_and_no_other(clients: Clients, log: list[st
     assert log == ["open sync 1", "open loop 1", "close loop 1", "open loop 2", "close loop 2"]
 
 
-def test_aclose_closes_the_loops_and_the_process_s_client(clients: Clients, log: list[str]) -> None:
+def test_aclose_closes_the_loops_and_the_process_s_client(
+    clients: OurClients, log: list[str]
+) -> None:
     async def use() -> None:
         await clients.aget()
         clients.get()
@@ -122,7 +131,7 @@ def test_aclose_closes_the_loops_and_the_process_s_client(clients: Clients, log:
 
 
 def test_a_close_from_another_thread_lets_a_running_loop_close_its_own(
-    clients: Clients, log: list[str]
+    clients: OurClients, log: list[str]
 ) -> None:
     async def use() -> None:
         await clients.aget()
@@ -138,7 +147,7 @@ def test_a_close_from_another_thread_lets_a_running_loop_close_its_own(
 
 
 def test_a_loop_that_was_closed_without_its_end_is_forgotten(
-    clients: Clients, log: list[str]
+    clients: OurClients, log: list[str]
 ) -> None:
     loop = asyncio.new_event_loop()
     kept = loop.run_until_complete(clients.aget())
@@ -151,7 +160,7 @@ def test_a_loop_that_was_closed_without_its_end_is_forgotten(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(
-    clients: Clients, log: list[str]
+    clients: OurClients, log: list[str]
 ) -> None:
     inherited = clients.get()
     reading, writing = os.pipe()

@@ -340,7 +340,7 @@ class TestPool:
         connections.close_all()
         yield store
         connections[alias].close()
-        connections[alias].close_pool()  # type: ignore[attr-defined]
+        connections[alias].close_pool()  # type: ignore[attr-defined]  # PostgreSQL's
 
     def fill(self, store: DatabaseStore) -> None:
         """Let the pool have as many connections as it may."""
@@ -383,7 +383,7 @@ class TestPool:
                     pooled.load(KEY)
                     os.write(writer, b"%d\n" % server_process(pooled.alias))
                     connections.close_all()
-                connections[pooled.alias].close_pool()  # type: ignore[attr-defined]
+                connections[pooled.alias].close_pool()  # type: ignore[attr-defined]  # PostgreSQL's
                 os._exit(0)
             os._exit(1)
         os.close(writer)

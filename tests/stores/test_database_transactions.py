@@ -74,8 +74,8 @@ class TestTransactions:
                 transaction.set_rollback(True, using=store.alias)
             assert dict(store.scan()) == {KEY: kept}
         with transaction.atomic(using=store.alias):
-            assert store.replace(KEY, record(b"new"))
-        assert elsewhere(lambda: store.load(KEY)).data == b"new"  # type: ignore[union-attr]
+            assert store.replace(KEY, new := record(b"new"))
+        assert elsewhere(lambda: store.load(KEY)) == new
 
     def test_a_taken_key_leaves_the_atomic_block_usable(self, store: DatabaseStore) -> None:
         kept = record(b"kept")

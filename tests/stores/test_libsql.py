@@ -382,10 +382,10 @@ class TestSettings:
         ],
     )
     def test_what_is_wrong_is_named_and_secrets_are_not(
-        self, location: str, options: dict[str, object], named: str
+        self, location: str, options: dict[str, Any], named: str
     ) -> None:
         with pytest.raises(ImproperlyConfigured, match=named) as raised:
-            LibSQLStore(location, **options)  # type: ignore[arg-type]
+            LibSQLStore(location, **options)
         assert SECRET not in str(raised.value)
 
     def test_an_unreachable_server_is_named(self) -> None:

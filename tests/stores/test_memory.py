@@ -223,7 +223,7 @@ class TestSettings:
 
     def test_a_location_is_refused(self) -> None:
         with pytest.raises(ImproperlyConfigured, match="leave LOCATION out"):
-            MemoryStore("/var/lib/sessions")  # type: ignore[arg-type]
+            MemoryStore("/var/lib/sessions")  # type: ignore[arg-type]  # is refused
 
     @override_settings(
         SESSION_STORES={

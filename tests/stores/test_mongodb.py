@@ -145,7 +145,9 @@ class TestOnTheServer:
 
         where = store._collection.settings["write_concern"].document
         assert where == {"w": "majority", "j": True}
-        port = store._collection.clients.get().address[1]
+        address = store._collection.clients.get().address
+        assert address is not None
+        port = address[1]
         other = MongoDBStore(f"mongodb://127.0.0.1:{port}/s", event_listeners=[Listener()])
         other.create(KEY, record())
         other.replace(KEY, record())

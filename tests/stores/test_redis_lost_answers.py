@@ -118,6 +118,9 @@ class TestLostAnswers:
         unknown: list[object] = []
         acknowledged: dict[str, list[tuple[int, int]]] = {}
 
+        def note(mark: tuple[int, int], data: dict[str, Any]) -> None:
+            data["made"].append(mark)
+
         def visit(key: str, tab: int) -> None:
             for number in range(60):
                 mark = (tab, number)
@@ -125,7 +128,7 @@ class TestLostAnswers:
                 try:
                     if USER_ID not in session:
                         wrong.append(f"{mark} is logged out")
-                    session.mutate(lambda data, mark=mark: data["made"].append(mark))  # type: ignore[misc]
+                    session.mutate(partial(note, mark))
                     acknowledged[key].append(mark)
                 except StoreUnavailable:
                     unknown.append(mark)

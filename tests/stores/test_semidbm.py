@@ -740,8 +740,9 @@ sys.stdin.read()
 @contextmanager
 def lock_held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD_LOCK, str(folder / "lock")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as holder:  # type: ignore[call-overload]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as holder:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         yield holder
         holder.kill()

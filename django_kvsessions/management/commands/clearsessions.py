@@ -58,7 +58,7 @@ class Command(StoreCommand):
             ),
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: object, **options: Any) -> None:
         only, every = options["store"], options["every"]
         self.batch_size: int = options["batch_size"]
         self.verbosity: int = options["verbosity"]

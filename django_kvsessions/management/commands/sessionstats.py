@@ -9,6 +9,8 @@ from django.template.defaultfilters import filesizeformat
 from django_kvsessions.management.base import StoreCommand
 from django_kvsessions.stores.base import Store
 
+Figures = dict[str, str | int | None]
+
 
 class Command(StoreCommand):
     help = "Shows how many live and expired sessions each store holds, and their size."
@@ -17,8 +19,8 @@ class Command(StoreCommand):
         super().add_arguments(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON, sizes in bytes.")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        figures: dict[str, dict[str, Any]] = {}
+    def handle(self, *args: object, **options: Any) -> None:
+        figures: dict[str, Figures] = {}
 
         def collect(alias: str, store: Store) -> None:
             figures[alias] = {"backend": type(store).__name__, **store.stats()._asdict()}
@@ -36,7 +38,7 @@ class Command(StoreCommand):
         if failure:
             raise failure
 
-    def print_table(self, figures: dict[str, dict[str, Any]]) -> None:
+    def print_table(self, figures: dict[str, Figures]) -> None:
         # What no store can tell needs no column.
         columns = [
             name
@@ -54,7 +56,7 @@ class Command(StoreCommand):
             self.stdout.write("  ".join(line).rstrip())
 
 
-def as_text(name: str, value: Any) -> str:
+def as_text(name: str, value: str | int | None) -> str:
     if value is None:
         return "-"
     if name == "size":

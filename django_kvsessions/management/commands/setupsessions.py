@@ -23,7 +23,7 @@ class Command(StoreCommand):
             help="Change nothing; print the statements that would be run, where a store has any.",
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: object, **options: Any) -> None:
         self.on_each_store(options["store"], self.show if options["dry_run"] else self.set_up)
 
     def show(self, alias: str, store: Store) -> None:

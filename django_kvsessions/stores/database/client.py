@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
@@ -28,6 +28,7 @@ from django_kvsessions.stores.paged import unknown_outcome
 
 __all__ = ["Client", "in_transaction", "undoable"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Step = Callable[[BaseDatabaseWrapper], T]
@@ -79,7 +80,7 @@ class Client:
     def provisional(self) -> Provisional | None:
         return _provisional.get().get(self.alias)
 
-    async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         # The thread that the request's other queries have, and with it their connection.
         return await sync_to_async(function, thread_sensitive=True)(*args, **kwargs)
 
@@ -183,7 +184,7 @@ def is_in_test_case(connection: BaseDatabaseWrapper) -> bool:
     return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 
-def undoable(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:
+def undoable(connection: BaseDatabaseWrapper) -> AbstractContextManager[object]:
     """A savepoint inside a transaction; outside, a statement is undone alone anyway."""
     if in_transaction(connection):
         return transaction.atomic(using=connection.alias)

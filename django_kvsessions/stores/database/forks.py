@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from django.db import connections
 
@@ -11,7 +10,7 @@ __all__ = ["leave_to_the_parent"]
 
 _aliases: set[str] = set()
 # Closing a connection, or letting it be collected, would say goodbye in the parent's name.
-_inherited: list[Any] = []
+_inherited: list[object] = []
 
 
 def leave_to_the_parent(alias: str) -> None:

@@ -21,7 +21,7 @@ __all__ = ["BytesField", "columns_of", "make", "missing_columns", "record_model"
 
 
 # Generic to the type checker alone.
-class BytesField(models.BinaryField):  # type: ignore[type-arg]
+class BytesField(models.BinaryField):  # type: ignore[type-arg]  # not at runtime
     """Few bytes, of a type that each database can index."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from django.core import checks
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -27,6 +27,7 @@ from django_kvsessions.stores.database.table import DEFAULT_TABLE, Table
 
 __all__ = ["DatabaseStore"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -170,7 +171,9 @@ class DatabaseStore(Store):
     def close(self) -> None:
         """Nothing: the connections are Django's, which ends them with the request."""
 
-    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_in_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         return await self._client.in_thread(function, *args, **kwargs)
 
     def check(self, *, alias: str) -> list[checks.CheckMessage]:

@@ -170,7 +170,7 @@ class Table:
 
     def items(self, keys: list[Item], consistent: bool) -> Iterator[list[Item]]:
         """The items of up to ``BATCH`` keys, as far as they are there."""
-        wanted: Any = {self.name: {"Keys": keys, "ConsistentRead": consistent}}
+        wanted: object = {self.name: {"Keys": keys, "ConsistentRead": consistent}}
         without = 0
         while wanted:
             answer = self.ask(partial(get_batch, wanted=wanted))
@@ -189,7 +189,7 @@ class Table:
         return self.ask(lambda client: client.describe_table(TableName=self.name))["Table"]
 
 
-def get_batch(client: Client, *, wanted: Any) -> Any:
+def get_batch(client: Client, *, wanted: object) -> Any:
     return client.batch_get_item(RequestItems=wanted)
 
 

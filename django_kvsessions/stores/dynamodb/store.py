@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreStats, now
 from django_kvsessions.stores.dynamodb.threads import Threads
-from django_kvsessions.stores.options import boolean, refuse, seconds, whole_number
+from django_kvsessions.stores.options import boolean, driver, refuse, seconds, whole_number
 
 if TYPE_CHECKING:
     from django_kvsessions.stores.dynamodb.client import Item
@@ -27,9 +26,8 @@ LARGEST = 400 * 1024 - 512
 THREADS = 50
 ABSENT = "attribute_not_exists(#key) OR #expires <= :now"
 
+P = ParamSpec("P")
 T = TypeVar("T")
-#: Those of an expression, by their names in it.
-Values: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 class DynamoDBStore(Store):
@@ -56,7 +54,7 @@ class DynamoDBStore(Store):
         attempts: int = 3,
         tags: Mapping[str, str] | None = None,
         max_record_size: int = LARGEST,
-        **options: Any,
+        **options: object,
     ) -> None:
         """``region_name`` and ``endpoint_url``: where boto3's own settings do not say.
 
@@ -78,13 +76,9 @@ class DynamoDBStore(Store):
                 f"a whole number from 1 to {LARGEST} (DynamoDB takes no item over 400 KB)",
                 max_record_size,
             )
-        try:
+        with driver("dynamodb", "DynamoDBStore needs boto3"):
             from django_kvsessions.stores.dynamodb import attempts as trying
             from django_kvsessions.stores.dynamodb import client, settings, table
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "DynamoDBStore needs boto3: pip install django-kvsessions[dynamodb]"
-            ) from error
         timeout = seconds("timeout", timeout)
         attempts = whole_number("attempts", attempts, at_least=1)
         options |= {"region_name": region_name, "endpoint_url": endpoint_url}
@@ -114,7 +108,7 @@ class DynamoDBStore(Store):
         return self._put(key, record, *_live(expected), repeatable=expected is not None)
 
     def _put(
-        self, key: bytes, record: Record, condition: str, values: Values, *, repeatable: bool
+        self, key: bytes, record: Record, condition: str, values: Item, *, repeatable: bool
     ) -> bool:
         self.check_record(key, record)
         item = _item(key, record)
@@ -199,14 +193,16 @@ class DynamoDBStore(Store):
             for missing in self._missing(self._table)
         ]
 
-    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._one_time_limit():
             return await self.call_in_thread(function, *args, **kwargs)
 
-    async def call_in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_in_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         return await self._threads.call(partial(function, *args, **kwargs))
 
-    def _condition(self, condition: str, values: Values, update: str = "") -> dict[str, Any]:
+    def _condition(self, condition: str, values: Item, update: str = "") -> dict[str, object]:
         """The arguments of a write that is made under a condition."""
         names = re.findall(r"#(\w+)", condition + update)
         return {
@@ -237,7 +233,7 @@ def _key(key: bytes) -> Item:
     return {"key": {"B": key}}
 
 
-def _live(revision: int | None) -> tuple[str, Values]:
+def _live(revision: int | None) -> tuple[str, Item]:
     """The condition that a live record is there, and at that revision where there is one."""
     if revision is None:
         return "#expires > :now", {}
@@ -246,7 +242,7 @@ def _live(revision: int | None) -> tuple[str, Values]:
 
 def _item(key: bytes, record: Record) -> Item:
     data, expires, revision, owner = record
-    item: dict[str, Mapping[str, Any]] = {**_key(key), **_times(expires)}
+    item = {**_key(key), **_times(expires)}
     item["revision"] = {"N": str(revision)}
     # By the random bytes a write whose answer was lost knows that it was done.
     item["write"] = {"B": os.urandom(8)}

@@ -24,13 +24,10 @@ class Threads:
     """
 
     def __init__(self, limit: int) -> None:
-        def make() -> Pool:
-            return Pool(limit)
-
-        self._pools = Clients(make, make)
+        self._pools: Clients[Pool, Pool] = Clients(lambda: Pool(limit), None)
 
     async def call(self, function: Callable[[], T]) -> T:
-        pool: Pool = self._pools.get()
+        pool = self._pools.get()
         loop = asyncio.get_running_loop()
         # As asyncio.to_thread does: what the caller set for itself is seen in the thread.
         return await loop.run_in_executor(pool.executor, partial(copy_context().run, function))

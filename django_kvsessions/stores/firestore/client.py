@@ -11,20 +11,24 @@ from typing import Any, TypeAlias, TypeVar
 from google.api_core import exceptions
 from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
-from google.cloud.firestore import AsyncClient, Client, DocumentSnapshot, FieldFilter
+from google.cloud import firestore
+from google.cloud.firestore import AsyncClient, Client, FieldFilter
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreUnavailable
-from django_kvsessions.stores.firestore.patience import Limit, LostAnswer, pause
+from django_kvsessions.stores.firestore.patience import Limit, Limits, LostAnswer, pause
 from django_kvsessions.stores.process.clients import Clients
 
-__all__ = ["CHANGED", "Documents", "FieldFilter", "Snapshot"]
+__all__ = ["CHANGED", "Documents", "FieldFilter", "Fields", "Query", "Snapshot"]
 
 # How often it is read while Firestore does not answer at all.
 ATTEMPTS = 3
 
 T = TypeVar("T")
-Snapshot: TypeAlias = "DocumentSnapshot[Any]"
+Snapshot: TypeAlias = "firestore.DocumentSnapshot[firestore.DocumentReference]"
+Fields: TypeAlias = dict[str, Any]
+#: Of either colour: an async one has the same methods.
+Query: TypeAlias = Any
 
 # A document is no longer as it was read.
 CHANGED = (exceptions.FailedPrecondition, exceptions.NotFound, exceptions.Aborted)
@@ -54,7 +58,7 @@ class Documents:
         self._collection = collection
         self._options: dict[str, Any] = {"project": project, "database": database}
         self._key_file = credentials
-        self._timeout = timeout
+        self.timeout = timeout
         self._clients = Clients(
             lambda: _Open(Client(**self._arguments())),
             lambda: _AsyncOpen(AsyncClient(**self._arguments())),
@@ -71,22 +75,22 @@ class Documents:
         project = self._options["project"] or credentials.project_id
         return {**self._options, "credentials": credentials, "project": project}
 
-    async def query(self, call: Colour, query: Callable[[Any], Any]) -> list[Any]:
+    async def query(self, call: Colour, query: Callable[[Query], Query]) -> list[Any]:
         """What the query finds that is made of the collection."""
-        limit = Limit(self._timeout)
+        limit = Limit(self.timeout)
 
-        def get(client: Client) -> Any:
+        def get(client: Client) -> list[Any]:
             made = query(client.collection(self._collection))
-            return made.get(**for_queries(client, limit.arguments()))
+            found: list[Any] = made.get(**for_queries(client, limit.arguments()))
+            return found
 
-        found: list[Any] = await self.ask(call, limit, get)
-        return found
+        return await self.ask(call, limit, get)
 
     async def remove(self, call: Colour, found: Sequence[Snapshot]) -> bool:
         """Delete all, if each still is as it was found, or none."""
-        limit = Limit(self._timeout)
+        limit = Limit(self.timeout)
 
-        def remove(client: Client) -> Any:
+        def remove(client: Client) -> object:
             batch = client.batch()
             for each in found:
                 option = client.write_option(last_update_time=each.update_time)
@@ -132,17 +136,12 @@ class Documents:
 
     async def _aonce(self, question: Callable[[Client], T]) -> T:
         # It has the same methods, which are to be awaited.
-        client: Any = (await self._clients.aget()).client
-        answer: Any = question(client)
-        found: T = await answer
+        ask: Any = question
+        found: T = await ask((await self._clients.aget()).client)
         return found
 
-    def reference(self, client: Client, name: str) -> Any:
+    def reference(self, client: Client, name: str) -> firestore.DocumentReference:
         return client.collection(self._collection).document(name)
-
-    @property
-    def timeout(self) -> float:
-        return self._timeout
 
     async def setup(self, call: Colour) -> None:
         try:
@@ -153,7 +152,7 @@ class Documents:
     def prepare(self) -> None:
         client = self._clients.get().client
         # It answers or it fails; an emulator has nothing to be prepared.
-        limits: dict[str, Any] = Limit(self.timeout).arguments()
+        limits = Limit(self.timeout).arguments()
         query = client.collection(self._collection).limit(1)
         query.get(**for_queries(client, limits))
         if not os.environ.get("FIRESTORE_EMULATOR_HOST"):
@@ -192,7 +191,7 @@ class Documents:
         return StoreUnavailable(f"{where} does not answer: {text}")
 
 
-def for_queries(client: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def for_queries(client: Client, arguments: Limits) -> Limits:
     """The sync client asks ``retry`` of a query about each error, and fails where it is None."""
     return {**arguments, "retry": NEVER} if isinstance(client, Client) else arguments
 
@@ -203,7 +202,7 @@ def _lacks_database(error: Exception) -> bool:
 
 
 class _Open:
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
 
     def close(self) -> None:
@@ -211,7 +210,9 @@ class _Open:
         self.client._firestore_api.transport.close()
 
 
-class _AsyncOpen(_Open):
-    # The same in the other colour, as ``Clients`` has it.
-    async def close(self) -> None:  # type: ignore[override]
+class _AsyncOpen:
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+
+    async def close(self) -> None:
         await self.client._firestore_api.transport.close()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from google.api_core import exceptions
-from google.cloud.firestore import Client
+from google.cloud.firestore import Client, DocumentReference
 
 from django_kvsessions.colours import Colour
-from django_kvsessions.stores.firestore.client import CHANGED, Documents, Snapshot
+from django_kvsessions.stores.firestore.client import CHANGED, Documents, Fields, Snapshot
 from django_kvsessions.stores.firestore.patience import Limit, LostAnswer, pause
 from django_kvsessions.stores.paged import unknown_outcome
 
 __all__ = ["Document"]
-
-Fields: TypeAlias = dict[str, Any]
 
 
 class Document:
@@ -62,7 +59,7 @@ class Document:
         often it is sent. ``is_done``: whether what is there now shows that it was.
         """
 
-        def change(client: Client) -> Any:
+        def change(client: Client) -> object:
             option = client.write_option(last_update_time=found.update_time)
             arguments = {"option": option, **self._limit.arguments()}
             if fields is None:
@@ -91,5 +88,5 @@ class Document:
                 return False
             raise unknown_outcome() from lost.__cause__
 
-    def _reference(self, client: Client) -> Any:
+    def _reference(self, client: Client) -> DocumentReference:
         return self._documents.reference(client, self._name)

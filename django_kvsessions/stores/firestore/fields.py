@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from google.auth.credentials import Credentials
 from google.cloud import firestore_admin_v1 as admin_v1
+
+from django_kvsessions.stores.firestore.patience import Limits
 
 __all__ = ["prepare"]
 
 
-def prepare(collection: str, credentials: Any, limits: dict[str, Any]) -> None:
+def prepare(collection: str, credentials: Credentials | None, limits: Limits) -> None:
     """Let Firestore remove what has expired, and keep the data out of its indexes."""
     admin = admin_v1.FirestoreAdminClient(credentials=credentials)
 
-    def update(field: Any, setting: str) -> None:
+    def update(field: admin_v1.Field, setting: str) -> None:
         mask = {"paths": [setting]}
         admin.update_field(request={"field": field, "update_mask": mask}, **limits)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.stores.process import pauses
 
-__all__ = ["Limit", "LostAnswer", "pause"]
+__all__ = ["Limit", "Limits", "LostAnswer", "pause"]
+
+#: Arguments of Google's methods.
+Limits: TypeAlias = dict[str, Any]
 
 
 class LostAnswer(Exception):
@@ -27,7 +30,7 @@ class Limit:
     def __init__(self, timeout: float) -> None:
         self._end = time.monotonic() + timeout
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Limits:
         """What Google's methods take: the driver would try again by itself for a minute."""
         return {"timeout": max(0.001, self._end - time.monotonic()), "retry": None}
 
@@ -36,12 +39,4 @@ class Limit:
 
 
 async def pause(call: Colour, at_most: float) -> None:
-    await call(_sleep, _asleep, random.uniform(0, at_most))
-
-
-def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
-
-
-async def _asleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
+    await pauses.pause(call, random.uniform(0, at_most))

@@ -7,17 +7,19 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
-from django_kvsessions.stores.options import refuse, seconds, text
+from django_kvsessions.stores.options import driver, refuse, seconds, text
 from django_kvsessions.stores.paged import Page, PagedStore
 
 if TYPE_CHECKING:
-    from django_kvsessions.stores.firestore.client import Snapshot
+    from google.cloud.firestore import DocumentReference
+
+    from django_kvsessions.stores.firestore.client import FieldFilter, Fields, Query, Snapshot
 
 __all__ = ["FirestoreStore"]
 
@@ -34,7 +36,7 @@ CONTENDED = f"Others changed the session in Firestore {CHANGES} times meanwhile.
 _LATEST = 253_370_764_800.0
 
 
-class FirestoreStore(PagedStore):
+class FirestoreStore(PagedStore["DocumentReference"]):
     """Keeps records as the documents of a collection, which LOCATION names.
 
     A change is made on the condition that the document has not changed since it
@@ -74,13 +76,8 @@ class FirestoreStore(PagedStore):
             text("project", project)
         if credentials is not None and not isinstance(credentials, os.PathLike):
             text("credentials", credentials)
-        try:
+        with driver("firestore", "FirestoreStore needs google-cloud-firestore"):
             from django_kvsessions.stores.firestore import client, document
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "FirestoreStore needs google-cloud-firestore: "
-                "pip install django-kvsessions[firestore]"
-            ) from error
         self._filter, self._document = client.FieldFilter, document.Document
         self._documents = client.Documents(
             location, project, text("database", database), credentials, seconds("timeout", timeout)
@@ -124,7 +121,7 @@ class FirestoreStore(PagedStore):
         self,
         call: Colour,
         key: bytes,
-        fields: dict[str, Any] | None,
+        fields: Fields | None,
         expected: int | None,
         is_done: Callable[[Snapshot], bool],
     ) -> bool:
@@ -155,8 +152,10 @@ class FirestoreStore(PagedStore):
             count += await document.change(each, None)
         return count
 
-    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
-        def page(query: Any) -> Any:
+    async def _page(
+        self, call: Colour, owner: bytes | None, start: DocumentReference | None
+    ) -> Page[DocumentReference]:
+        def page(query: Query) -> Query:
             if owner is not None:
                 query = query.where(filter=self._filter("owner", "==", owner))
             query = query.order_by("__name__").limit(_ROWS)
@@ -176,7 +175,7 @@ class FirestoreStore(PagedStore):
         for operator in (">", "<="):
             condition = self._filter("expires", operator, moment)
 
-            def count(query: Any, condition: Any = condition) -> Any:
+            def count(query: Query, condition: FieldFilter = condition) -> Query:
                 return query.where(filter=condition).count()
 
             [[result]] = await self._documents.query(call, count)
@@ -194,13 +193,13 @@ def _time(moment: float) -> datetime:
     return datetime.fromtimestamp(min(max(0.0, moment), _LATEST), timezone.utc)
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: Record) -> Fields:
     # By the random bytes a write that is sent again knows that it was done.
     fields = {**record._asdict(), "expires": _time(record.expires), "write": os.urandom(8)}
     return {**fields, "owner": record.owner or None}
 
 
-def _has(fields: dict[str, Any], there: Snapshot) -> bool:
+def _has(fields: Fields, there: Snapshot) -> bool:
     """Whether a document has these among its fields."""
     found = there.to_dict() or {}
     return all(found.get(name) == value for name, value in fields.items())

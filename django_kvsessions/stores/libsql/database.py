@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Database", "Failed", "Lost", "Result", "Value"]
+__all__ = ["Database", "Failed", "Lost", "Result", "Row", "Value"]
 
 #: The driver's files turn integers from 2**31 on into floats and cut texts at NUL.
 Value = bytes | int | None
+#: Values of columns: what they are is for the driver.
+Row = tuple[Any, ...]
 
 
 class Result(NamedTuple):
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
     #: How many rows were changed.
     changed: int
 

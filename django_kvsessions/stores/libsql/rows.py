@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from django_kvsessions.stores.base import Record
-from django_kvsessions.stores.libsql.database import Value
+from django_kvsessions.stores.libsql.database import Row, Value
 
 __all__ = ["from_row", "revision_value", "time_value", "to_values"]
 
@@ -30,6 +29,6 @@ def to_values(record: Record) -> tuple[Value, ...]:
     return bytes(data), time_value(expires), revision_value(revision), bytes(owner) or None
 
 
-def from_row(row: tuple[Any, ...]) -> Record:
+def from_row(row: Row) -> Record:
     data, expires, revision, owner = row[:4]
     return Record(data, _TIME.unpack(expires)[0], _REVISION.unpack(revision)[0], owner or b"")

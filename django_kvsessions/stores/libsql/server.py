@@ -6,7 +6,6 @@ import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 
@@ -81,7 +80,7 @@ def _failures() -> Iterator[None]:
         raise Failed(message) from error
 
 
-def _request(sql: str, values: Sequence[Value]) -> dict[str, Any]:
+def _request(sql: str, values: Sequence[Value]) -> dict[str, object]:
     statement = {"sql": sql, "args": [_encode(value) for value in values]}
     return {"requests": [{"type": "execute", "stmt": statement}, {"type": "close"}]}
 

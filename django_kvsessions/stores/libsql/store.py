@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -19,7 +19,7 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
     now,
 )
-from django_kvsessions.stores.libsql.database import Failed, Lost, Value
+from django_kvsessions.stores.libsql.database import Failed, Lost, Row, Value
 from django_kvsessions.stores.libsql.rows import from_row, revision_value, time_value, to_values
 from django_kvsessions.stores.libsql.table import statements
 from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
@@ -34,14 +34,14 @@ _BYTES = 64 * 1024
 
 
 class Answer(NamedTuple):
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
     #: How many rows were changed.
     changed: int
     #: An answer was lost before this one, to the same statement, which may have been carried out.
     was_lost: bool
 
 
-class LibSQLStore(PagedStore):
+class LibSQLStore(PagedStore[bytes]):
     """Keeps records in a table of libSQL, with indexes by expiry and by owner.
 
     LOCATION is the path of a file, for any number of processes on one machine,
@@ -77,12 +77,8 @@ class LibSQLStore(PagedStore):
         if not isinstance(table, str) or not re.fullmatch(r"[A-Za-z_]\w{0,62}", table, re.ASCII):
             options.refuse("table", "up to 63 letters, digits and underscores", table)
         self._timeout = options.seconds("timeout", timeout)
-        try:
+        with options.driver("libsql", "LibSQLStore needs libsql and httpx"):
             from django_kvsessions.stores.libsql import client
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "LibSQLStore needs libsql and httpx: pip install django-kvsessions[libsql]"
-            ) from error
         self._database = client.database(
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
@@ -140,7 +136,7 @@ class LibSQLStore(PagedStore):
             raise unknown_outcome()
         return answer.changed or None
 
-    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: bytes | None) -> Page[bytes]:
         values: tuple[Value, ...] = time_value(now()), start or b"", _ROWS, _BYTES
         if owner is None:
             answer = await self._execute(call, "page", *values)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -62,7 +63,7 @@ class Environment:
     wait for a writer of its own or of another.
     """
 
-    def __init__(self, driver: Any, path: str, options: Options) -> None:
+    def __init__(self, driver: ModuleType, path: str, options: Options) -> None:
         self.driver = driver
         self.path = path
         self.options = options
@@ -70,12 +71,12 @@ class Environment:
         # Alone in it, the environment changes.
         self._gate = Gate()
 
-    def read(self, work: Callable[..., T], *args: Any) -> T:
+    def read(self, work: Callable[..., T], *args: object) -> T:
         """``work(transaction, databases, *args)`` in a read transaction."""
         result: T = self._repeat(self._read, work, args)
         return result
 
-    def write(self, work: Callable[..., T], *args: Any) -> T:
+    def write(self, work: Callable[..., T], *args: object) -> T:
         """The same in a write transaction, once more from the start if the map had to grow."""
         with self._gate.writing:
             result: T = self._repeat(self._write, work, args)
@@ -101,7 +102,7 @@ class Environment:
         """In a forked child, where nobody waits for this one's locks."""
         self._let_go()
 
-    def _repeat(self, once: Callable[..., Any], *args: Any) -> Any:
+    def _repeat(self, once: Callable[..., T], *args: object) -> T:
         driver, slots_cleared = self.driver, False
         try:
             while True:
@@ -124,10 +125,10 @@ class Environment:
                     self._let_go()
             raise self._explained(error) from error
 
-    def _explained(self, error: Exception) -> StoreError:
+    def _explained(self, error: lmdb.Error) -> StoreError:
         return explained(error, self.driver, self.path, self.options.max_map_size)
 
-    def _read(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def _read(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
         while True:
             self._gate.enter()
             try:
@@ -139,7 +140,7 @@ class Environment:
                 self._gate.leave()
             self._open()
 
-    def _write(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def _write(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
         environment, databases = self._open()
         with environment.begin(write=True) as txn:
             return work(txn, databases, *args)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from django_kvsessions.stores.base import StoreCorrupted, StoreError, StoreUnavailable
+
+if TYPE_CHECKING:
+    import lmdb
 
 __all__ = ["explained"]
 
 _NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def explained(error: Any, driver: Any, path: str, max_map_size: int) -> StoreError:
+def explained(error: lmdb.Error, driver: ModuleType, path: str, max_map_size: int) -> StoreError:
     """The error of the driver, as one that says what to do."""
     if isinstance(error, driver.MapFullError):
         return StoreUnavailable(

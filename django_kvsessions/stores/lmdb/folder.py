@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from types import ModuleType
 from weakref import WeakValueDictionary
 
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +22,7 @@ class Folder:
     without Python's knowledge.
     """
 
-    def __init__(self, driver: Any, path: str, options: Options) -> None:
+    def __init__(self, driver: ModuleType, path: str, options: Options) -> None:
         self.driver = driver
         self.path = path
         self.options = options
@@ -53,7 +53,7 @@ _folders_lock = threading.RLock()
 forks.hold(_folders_lock)
 
 
-def shared_folder(driver: Any, path: str, options: Options) -> Folder:
+def shared_folder(driver: ModuleType, path: str, options: Options) -> Folder:
     with _folders_lock:
         folder = _folders.get(path)
         if folder is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
 from django_kvsessions.stores.process import forks
 
@@ -47,12 +46,7 @@ class Gate:
             self._closed = True
             self._changed.wait_for(lambda: not self._readers)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with self._counting:
             self._closed = False
             self._changed.notify_all()

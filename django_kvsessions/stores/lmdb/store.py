@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores import options
 from django_kvsessions.stores.base import (
@@ -71,12 +70,8 @@ class LMDBStore(Store):
         read at the same moment; it counts for the first process that opens the folder.
         """
         super().__init__(max_record_size=max_record_size)
-        try:
+        with options.driver("lmdb", "LMDBStore needs the package lmdb"):
             import lmdb
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "LMDBStore needs the package lmdb: pip install django-kvsessions[lmdb]"
-            ) from error
         path = os.path.realpath(options.folder(location))
         options.choice("durability", durability, DURABILITY)
         largest = table.LARGEST_RECORD

@@ -116,9 +116,8 @@ class Collection:
     async def _aask(self, question: Callable[[Documents], T]) -> T:
         database = (await self.clients.aget())[self.database]
         # It has the same methods, which are to be awaited.
-        collection: Any = database.get_collection(self.name, **self.settings)
-        answer: Any = question(collection)
-        found: T = await answer
+        ask: Any = question
+        found: T = await ask(database.get_collection(self.name, **self.settings))
         return found
 
     def close(self) -> None:

@@ -7,15 +7,14 @@ from math import floor
 from typing import TYPE_CHECKING, Any
 
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.colours import Colour, blocking, run
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreStats, now
-from django_kvsessions.stores.options import refuse, text
+from django_kvsessions.stores.options import driver, refuse, text
 from django_kvsessions.stores.paged import Page, PagedStore
 
 if TYPE_CHECKING:
-    from django_kvsessions.stores.mongodb.client import Documents
+    from django_kvsessions.stores.mongodb.client import DatetimeMS, Document, Documents
 
 __all__ = ["MongoDBStore"]
 
@@ -37,7 +36,7 @@ INDEXES: dict[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
 }
 
 
-class MongoDBStore(PagedStore):
+class MongoDBStore(PagedStore[bytes]):
     """Keeps records in a collection of MongoDB, each one a document.
 
     LOCATION is a URL, ``mongodb://user:password@host:27017/database`` or
@@ -56,7 +55,7 @@ class MongoDBStore(PagedStore):
         database: str | None = None,
         collection: str = "sessions",
         max_record_size: int = 1024 * 1024,
-        **options: Any,
+        **options: object,
     ) -> None:
         """``database``: instead of the one in LOCATION.
 
@@ -76,12 +75,8 @@ class MongoDBStore(PagedStore):
         if database is not None:
             text("database", database)
         text("collection", collection)
-        try:
+        with driver("mongodb", "MongoDBStore needs pymongo"):
             from django_kvsessions.stores.mongodb import client
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "MongoDBStore needs pymongo: pip install django-kvsessions[mongodb]"
-            ) from error
         self._collection = client.Collection(location, database, collection, options)
         self._date = client.DatetimeMS
         self._taken = client.DuplicateKeyError
@@ -133,7 +128,7 @@ class MongoDBStore(PagedStore):
         result = await self._collection.ask(call, lambda c: c.delete_many(these))
         return int(result.deleted_count)
 
-    async def _page(self, call: Colour, owner: bytes | None, start: bytes | None) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: bytes | None) -> Page[bytes]:
         wanted = self._live()
         if owner is not None:
             wanted["owner"] = owner
@@ -179,21 +174,21 @@ class MongoDBStore(PagedStore):
 
     # Documents
 
-    def _live(self, key: bytes | None = None, revision: int | None = None) -> dict[str, Any]:
+    def _live(self, key: bytes | None = None, revision: int | None = None) -> Document:
         """The filter for what is live: all, or this key, or at this revision."""
         given = {"_id": key, "revision": revision, "expires": {"$gt": self._time(now())}}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _time(self, seconds: float) -> Any:
+    def _time(self, seconds: float) -> DatetimeMS:
         """Whole milliseconds, always rounded the same way, so that comparing stays exact."""
         return self._date(floor(min(max(seconds, 0), LATEST) * 1000))
 
-    def _document(self, record: Record) -> dict[str, Any]:
+    def _document(self, record: Record) -> Document:
         data, expires, revision, owner = record
         document = {"data": data, "expires": self._time(expires), "revision": revision}
         return {**document, "owner": owner} if owner else document
 
-    def _record(self, document: dict[str, Any]) -> Record:
+    def _record(self, document: Document) -> Record:
         try:
             expires = int(document["expires"]) / 1000
             owner = document.get("owner", b"")

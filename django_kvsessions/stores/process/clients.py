@@ -6,18 +6,25 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from django_kvsessions.stores.process import forks
 
 __all__ = ["Clients"]
 
 
-class Clients:
+class Client(Protocol):
+    def close(self) -> Any: ...  # Awaited, of an event loop's.
+
+
+C = TypeVar("C", bound=Client)
+A = TypeVar("A", bound=Client)
+
+
+class Clients(Generic[C, A]):
     """One client for the threads of a process, and one for each event loop, made at first use."""
 
-    def __init__(self, make: Callable[[], Any], make_async: Callable[[], Any]) -> None:
-        """Both return something with a method ``close``; the async one's is awaited."""
+    def __init__(self, make: Callable[[], C], make_async: Callable[[], A] | None) -> None:
         self._make = make
         self._make_async = make_async
         self._begin()
@@ -25,15 +32,15 @@ class Clients:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._client: Any = None
-        self._loops: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None, None]]] = {}
+        self._client: C | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[A, AsyncGenerator[None, None]]] = {}
 
     def _check_fork(self) -> None:
         if self._pid != os.getpid():
             forks.keep_inherited((self._client, self._loops))
             self._begin()
 
-    def get(self) -> Any:
+    def get(self) -> C:
         self._check_fork()
         if self._client is None:
             with self._lock:
@@ -41,7 +48,7 @@ class Clients:
                     self._client = self._make()
         return self._client
 
-    async def aget(self) -> Any:
+    async def aget(self) -> A:
         self._check_fork()
         loop = asyncio.get_running_loop()
         opened = self._loops.get(loop)
@@ -49,14 +56,13 @@ class Clients:
             for other in list(self._loops):
                 if other.is_closed():
                     self._loops.pop(other, None)
+            assert self._make_async is not None
             client = self._make_async()
             opened = self._loops[loop] = client, self._live(loop, client)
             await opened[1].__anext__()
         return opened[0]
 
-    async def _live(
-        self, loop: asyncio.AbstractEventLoop, client: Any
-    ) -> AsyncGenerator[None, None]:
+    async def _live(self, loop: asyncio.AbstractEventLoop, client: A) -> AsyncGenerator[None, None]:
         # An event loop that ends closes the async generators it has met, and gives no
         # other notice.
         try:
@@ -65,12 +71,12 @@ class Clients:
             self._loops.pop(loop, None)
             await client.close()
 
-    def opened(self) -> Any:
+    def opened(self) -> C | None:
         """The client of this process; ``None`` where there is none now."""
         self._check_fork()
         return self._client
 
-    def opened_in_loop(self) -> Any:
+    def opened_in_loop(self) -> A | None:
         """The client of the running event loop; ``None`` where it has none now."""
         self._check_fork()
         client, _ = self._loops.get(asyncio.get_running_loop(), (None, None))

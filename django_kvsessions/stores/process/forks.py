@@ -14,26 +14,16 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from types import MethodType, TracebackType
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack
+from types import MethodType
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 __all__ = ["Lock", "hold", "keep_inherited", "renew"]
 
 
-class Lock(Protocol):
-    """Any lock of ``threading``, or what is entered and left as one."""
-
-    def __enter__(self) -> object: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> bool | None: ...
-
+#: One of ``threading``, or what is entered and left as one.
+Lock: TypeAlias = AbstractContextManager[object]
 
 # In the order in which they came, which is the one in which they are taken.
 _locks: WeakKeyDictionary[Lock, None] = WeakKeyDictionary()

@@ -13,7 +13,7 @@ from itertools import count
 try:
     import fcntl
 except ImportError:  # Windows has no flock; a store that needs it says so.
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows
 
 __all__ = [
     "FairLock",

@@ -11,11 +11,7 @@ __all__ = ["pause"]
 
 
 async def pause(call: Colour, seconds: float) -> None:
-    await call(_sleep, _asleep, seconds)
-
-
-def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
+    await call(time.sleep, _asleep, seconds)
 
 
 async def _asleep(seconds: float) -> None:

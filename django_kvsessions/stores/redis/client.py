@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -22,19 +22,18 @@ from django_kvsessions.stores.redis.pools import (
 )
 from django_kvsessions.stores.redis.scripts import Command, Reply
 from django_kvsessions.stores.redis.servers import One, Sentinels, Servers, Several
+from django_kvsessions.stores.redis.settings import Client, Make, Options
 
 __all__ = ["errors", "servers"]
 
-Make = Callable[[], Any]
-
 
 def servers(
-    location: Any,
+    location: object,
     cluster: bool,
     client: str | Make | None,
     async_client: str | Make | None,
-    sentinel_kwargs: Mapping[str, Any] | None,
-    options: dict[str, Any],
+    sentinel_kwargs: Options | None,
+    options: Options,
 ) -> tuple[Servers, str]:
     """The servers that the settings name, and which setting it was."""
     settings.check_options(options)
@@ -68,9 +67,7 @@ def servers(
     return (One(nodes[0]) if len(nodes) == 1 else Several(nodes)), "LOCATION"
 
 
-def sentinels(
-    named: settings.SentinelURL, sentinel_kwargs: Mapping[str, Any], options: dict[str, Any]
-) -> Sentinels:
+def sentinels(named: settings.SentinelURL, sentinel_kwargs: Options, options: Options) -> Sentinels:
     # Credentials are the primary's; what else makes a connection is for both.
     shared = {name: options[name] for name in options if name.startswith(("socket_", "ssl_"))}
     scheme = named.url.partition("://")[0]
@@ -84,12 +81,12 @@ def sentinels(
     return Sentinels(nodes, named.service, make)
 
 
-def near(url: str, options: dict[str, Any]) -> Callable[[str, int], Node]:
+def near(url: str, options: Options) -> Callable[[str, int], Node]:
     """Nodes elsewhere, reached as the one at the URL is."""
     return lambda host, port: node_at(settings.with_place(url, host, port), options)
 
 
-def node_at(url: str, options: dict[str, Any]) -> Node:
+def node_at(url: str, options: Options) -> Node:
     try:
         return Node.at(url, settings.address(url), options)
     except (TypeError, ValueError) as error:
@@ -142,7 +139,7 @@ class Given(Servers):
         return [] if self._servers is None else self._servers.nodes()
 
 
-def cluster_of(client: Any) -> Cluster:
+def cluster_of(client: Client) -> Cluster:
     """The cluster of a client, over connections that are made as the client makes its own."""
     given = client.get_connection_kwargs()
     options = {
@@ -178,7 +175,7 @@ def callable_of(name: str, given: str | Make) -> Make:
     return given
 
 
-def client_of_cache(alias: str) -> Any:
+def client_of_cache(alias: str) -> Client:
     cache: Any = caches[alias]
     if hasattr(cache, "client"):
         return cache.client.get_client(write=True)  # django-redis

@@ -10,10 +10,14 @@ import asyncio
 import select
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django_kvsessions.stores.redis import errors
 from django_kvsessions.stores.redis.scripts import Command, Reply
+
+if TYPE_CHECKING:
+    from redis import ConnectionPool
+    from redis.asyncio import ConnectionPool as AsyncConnectionPool
 
 __all__ = [
     "AsyncConnections",
@@ -24,6 +28,9 @@ __all__ = [
     "socket_of",
 ]
 
+#: Of redis-py or valkey-py, sync or async: few of their methods have types.
+Connection: TypeAlias = Any
+
 
 class Connections:
     """The connections of this process to one server.
@@ -32,10 +39,10 @@ class Connections:
     each use costs as much as the command itself.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self.pool = pool
         self.timeout: float | None = pool.connection_kwargs["socket_timeout"]
-        self.idle: list[Any] = []
+        self.idle: list[Connection] = []
         self.slots = threading.Semaphore(pool.max_connections)
 
     def talk(self, commands: Sequence[Command]) -> list[Reply]:
@@ -49,10 +56,10 @@ class Connections:
         finally:
             self.slots.release()
 
-    def take(self) -> Any:
+    def take(self) -> Connection:
         while True:
             try:
-                connection = self.idle.pop()
+                connection: Connection = self.idle.pop()
             except IndexError:
                 break
             if not is_dead(connection._sock):
@@ -74,10 +81,10 @@ class Connections:
 class AsyncConnections:
     """The connections of one event loop to one server."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: AsyncConnectionPool) -> None:
         self.pool = pool
         self.timeout: float | None = pool.connection_kwargs["socket_timeout"]
-        self.idle: list[Any] = []
+        self.idle: list[Connection] = []
         self.slots = asyncio.Semaphore(pool.max_connections)
 
     async def talk(self, commands: Sequence[Command]) -> list[Reply]:
@@ -97,9 +104,9 @@ class AsyncConnections:
         finally:
             self.slots.release()
 
-    async def take(self) -> Any:
+    async def take(self) -> Connection:
         while self.idle:
-            connection = self.idle.pop()
+            connection: Connection = self.idle.pop()
             if not is_dead(socket_of(connection)):
                 return connection
             await connection.disconnect(nowait=True)
@@ -116,7 +123,7 @@ class AsyncConnections:
             await connection.disconnect()
 
 
-def socket_of(connection: Any) -> Any:
+def socket_of(connection: Connection) -> Any:
     """The socket of an async connection: its event loop may not have come round yet to
     noticing its end."""
     writer = connection._writer
@@ -143,7 +150,7 @@ def packed(commands: Sequence[Command]) -> bytes:
     return b"".join(parts)
 
 
-def converse(connection: Any, commands: Sequence[Command]) -> list[Reply]:
+def converse(connection: Connection, commands: Sequence[Command]) -> list[Reply]:
     """Send all, then read all."""
     try:
         connection.send_packed_command([packed(commands)])
@@ -161,7 +168,7 @@ def converse(connection: Any, commands: Sequence[Command]) -> list[Reply]:
         raise
 
 
-async def aconverse(connection: Any, commands: Sequence[Command]) -> list[Reply]:
+async def aconverse(connection: Connection, commands: Sequence[Command]) -> list[Reply]:
     try:
         await connection.send_packed_command([packed(commands)])
         replies: list[Reply] = []

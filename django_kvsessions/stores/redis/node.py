@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import redis
 import redis.asyncio
@@ -13,6 +12,7 @@ from django_kvsessions.stores.process.clients import Clients
 from django_kvsessions.stores.redis.connections import AsyncConnections, Connections
 from django_kvsessions.stores.redis.pools import AsyncPoolConnections, PoolConnections
 from django_kvsessions.stores.redis.scripts import Command, Reply
+from django_kvsessions.stores.redis.settings import Options
 
 __all__ = ["MAX_CONNECTIONS", "TIMEOUT", "Node"]
 
@@ -33,10 +33,10 @@ class Node:
         first one in each event loop; without it, async calls go through threads."""
         self.name = name
         self.in_threads = make_async is None
-        self.clients = Clients(make, make_async or make)
+        self.clients = Clients(make, make_async)
 
     @classmethod
-    def at(cls, url: str, name: str, options: dict[str, Any]) -> Node:
+    def at(cls, url: str, name: str, options: Options) -> Node:
         """The server at a URL. TypeError or ValueError for what redis-py does not take."""
         options = {
             "socket_timeout": TIMEOUT,
@@ -54,14 +54,12 @@ class Node:
 
     def talk(self, commands: Sequence[Command]) -> list[Reply]:
         """The replies, in one round trip; the driver's error, or ``NotSent``, for an outage."""
-        replies: list[Reply] = self.clients.get().talk(commands)
-        return replies
+        return self.clients.get().talk(commands)
 
     async def atalk(self, commands: Sequence[Command]) -> list[Reply]:
         if self.in_threads:
             return await asyncio.to_thread(self.talk, commands)
-        replies: list[Reply] = await (await self.clients.aget()).talk(commands)
-        return replies
+        return await (await self.clients.aget()).talk(commands)
 
     def close(self) -> None:
         self.clients.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.redis import errors
 from django_kvsessions.stores.redis.connections import aconverse, converse, is_dead, socket_of
 from django_kvsessions.stores.redis.scripts import Command, Reply
+from django_kvsessions.stores.redis.settings import Client
 
 __all__ = ["AsyncPoolConnections", "PoolConnections", "is_cluster"]
 
@@ -18,8 +18,8 @@ __all__ = ["AsyncPoolConnections", "PoolConnections", "is_cluster"]
 class PoolConnections:
     """Connections from a client or a pool of the project."""
 
-    def __init__(self, client: Any) -> None:
-        pool = getattr(client, "connection_pool", client)
+    def __init__(self, client: Client) -> None:
+        pool: Client = getattr(client, "connection_pool", client)
         if not hasattr(pool, "get_connection") or inspect.iscoroutinefunction(pool.disconnect):
             raise ImproperlyConfigured(
                 f"OPTIONS['client'] gives a {type(client).__name__}; it must give a client, a "
@@ -46,8 +46,8 @@ class PoolConnections:
 class AsyncPoolConnections:
     """As ``PoolConnections``, from a client that the project made for this event loop."""
 
-    def __init__(self, client: Any) -> None:
-        pool = getattr(client, "connection_pool", client)
+    def __init__(self, client: Client) -> None:
+        pool: Client = getattr(client, "connection_pool", client)
         if not hasattr(pool, "get_connection") or not inspect.iscoroutinefunction(pool.disconnect):
             raise ImproperlyConfigured(
                 f"OPTIONS['async_client'] gives a {type(client).__name__}; it must give a client "
@@ -74,13 +74,13 @@ class AsyncPoolConnections:
         await self.client.aclose()
 
 
-def arguments_of(pool: Any) -> tuple[str, ...]:
+def arguments_of(pool: Client) -> tuple[str, ...]:
     """For ``get_connection``: valkey-py requires a name of a command, redis-py warns of one."""
     name = inspect.signature(pool.get_connection).parameters.get("command_name")
     return () if name is None or name.default is not name.empty else ("EVALSHA",)
 
 
-def is_cluster(client: Any) -> bool:
+def is_cluster(client: Client) -> bool:
     if not hasattr(client, "get_primaries") or inspect.iscoroutinefunction(client.execute_command):
         return False
     if client.get_encoder().decode_responses:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,6 +13,9 @@ from django_kvsessions.stores import options
 
 __all__ = [
     "OWN",
+    "Client",
+    "Make",
+    "Options",
     "SentinelURL",
     "address",
     "check_options",
@@ -54,6 +58,11 @@ SENTINEL = re.compile(
 DEFAULT_PORT, SENTINEL_PORT = 6379, 26379
 
 Place = tuple[str, int]
+#: What redis-py's connections take, by name.
+Options = Mapping[str, Any]
+#: A client or a pool that the project gives: redis-py's or valkey-py's.
+Client: TypeAlias = Any
+Make: TypeAlias = Callable[[], Client]
 
 
 class SentinelURL(NamedTuple):
@@ -71,7 +80,7 @@ def name_prefix(prefix: object, version: object) -> bytes:
     return f"{options.text('prefix', prefix)}:{version}:".encode()
 
 
-def check_options(given: dict[str, Any]) -> None:
+def check_options(given: Options) -> None:
     """Refuse, among what goes to the driver, what the store cannot work with."""
     for name, reason in REFUSED.items():
         if given.get(name):
@@ -129,7 +138,7 @@ def urls(location: Any) -> list[str]:
     return [re.sub(r"^\w+", lambda scheme: SCHEMES[scheme[0].lower()], url) for url in found]
 
 
-def sentinel_url(location: Any) -> SentinelURL | None:
+def sentinel_url(location: object) -> SentinelURL | None:
     """LOCATION where it names Sentinels; ``None`` where it does not."""
     if not isinstance(location, str) or "+sentinel" not in location.partition("://")[0]:
         if isinstance(location, (list, tuple)) and any(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from django.core import checks
 
@@ -23,7 +23,7 @@ from django_kvsessions.stores.options import boolean, refuse
 from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
 from django_kvsessions.stores.redis import scripts as of
 from django_kvsessions.stores.redis.health import check_server
-from django_kvsessions.stores.redis.settings import name_prefix
+from django_kvsessions.stores.redis.settings import Make, Options, name_prefix
 from django_kvsessions.stores.redis.wire import AnswerLost, Wire
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Rest(NamedTuple):
     nodes: list[Node]
 
 
-class RedisStore(PagedStore):
+class RedisStore(PagedStore[Rest]):
     """Keeps records in Redis or Valkey, under one TTL each.
 
     LOCATION is a URL: ``redis://user:password@host:6379/0``, ``rediss://`` with TLS,
@@ -64,11 +64,11 @@ class RedisStore(PagedStore):
         prefix: str = "sessions",
         version: int | str = 1,
         cluster: bool = False,
-        client: str | Callable[[], Any] | None = None,
-        async_client: str | Callable[[], Any] | None = None,
-        sentinel_kwargs: Mapping[str, Any] | None = None,
+        client: str | Make | None = None,
+        async_client: str | Make | None = None,
+        sentinel_kwargs: Options | None = None,
         max_record_size: int = 1024 * 1024,
-        **options: Any,
+        **options: object,
     ) -> None:
         """``prefix`` and ``version`` begin the name of each key, ``sessions:1:``; sites
         that share a server need different ones.
@@ -191,7 +191,7 @@ class RedisStore(PagedStore):
         """Nothing to make; ``StoreUnavailable`` where the server does not answer."""
         await self._wire.read(call, [(b"GET", self._name(bytes(KEY_SIZE)))])
 
-    async def _page(self, call: Colour, owner: bytes | None, start: Rest | None) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: Rest | None) -> Page[Rest]:
         if owner is not None:
             return await self._page_of_owner(call, owner, start)
         if start is None:
@@ -202,7 +202,7 @@ class RedisStore(PagedStore):
         start = start._replace(names=rest)
         return records, start if rest or start.nodes else None
 
-    async def _page_of_owner(self, call: Colour, owner: bytes, start: Rest | None) -> Page:
+    async def _page_of_owner(self, call: Colour, owner: bytes, start: Rest | None) -> Page[Rest]:
         if start is None:
             command = (b"ZRANGEBYSCORE", self._index(owner), b"(%r" % now(), b"+inf")
             [members] = await self._wire.read(call, [command])

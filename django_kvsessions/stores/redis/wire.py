@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from django.core.exceptions import ImproperlyConfigured
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores.base import StoreCorrupted, StoreError, StoreUnavailable
+from django_kvsessions.stores.options import driver
 from django_kvsessions.stores.redis.scripts import SCRIPTS, Command, Reply
+from django_kvsessions.stores.redis.settings import Make, Options
 
 if TYPE_CHECKING:
     from django_kvsessions.stores.redis.node import Node
@@ -28,17 +28,13 @@ class Wire:
         self,
         location: str | Sequence[str] | None,
         cluster: bool,
-        client: str | Callable[[], Any] | None,
-        async_client: str | Callable[[], Any] | None,
-        sentinel_kwargs: Mapping[str, Any] | None,
-        options: dict[str, Any],
+        client: str | Make | None,
+        async_client: str | Make | None,
+        sentinel_kwargs: Options | None,
+        options: Options,
     ) -> None:
-        try:
+        with driver("redis", "RedisStore needs redis-py"):
             import redis  # noqa: F401 (whether it is there)
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "RedisStore needs redis-py: pip install django-kvsessions[redis]"
-            ) from error
         from django_kvsessions.stores.redis import client as clients
 
         self._errors = clients.errors

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.process import forks, locks
@@ -76,7 +75,7 @@ class Journal:
             self._file_lock.close()
         return generation
 
-    def start(self, purpose: str, function: Callable[..., None], *args: Any) -> threading.Thread:
+    def start(self, purpose: str, function: Callable[..., None], *args: object) -> threading.Thread:
         """Run it in a thread that does not keep the process alive."""
         name = f"django_kvsessions {purpose} {self.path}"
         thread = threading.Thread(target=function, args=args, name=name, daemon=True)

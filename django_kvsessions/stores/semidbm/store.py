@@ -19,7 +19,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -37,6 +37,7 @@ from django_kvsessions.stores.semidbm.syncing import Syncer
 
 __all__ = ["SemidbmStore"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DURABILITIES = ("process", "interval", "full")
@@ -224,7 +225,7 @@ class SemidbmStore(Store):
             return await self.call_in_thread(self.load, key)
         return self.load(key)
 
-    async def call_async(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def call_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self.is_nonblocking and self._journal.generation is not None:
             token = no_waiting.set(True)
             try:

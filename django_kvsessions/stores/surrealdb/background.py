@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["Background"]
 
@@ -32,7 +32,7 @@ class Background:
         )
         self._thread.start()
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    def submit(self, coroutine: Coroutine[object, None, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def stop(self, timeout: float) -> None:

@@ -12,7 +12,7 @@ import atexit
 import os
 import random
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -70,7 +70,7 @@ class Connection:
         return f"SurrealDB at {self._target.url} (LOCATION)"
 
     async def ask(
-        self, call: Colour, sql: str, values: dict[str, Any], *, again: bool = True
+        self, call: Colour, sql: str, values: Mapping[str, object], *, again: bool = True
     ) -> Answer:
         """The answer to one statement, which is sent once more where an answer is lost.
 
@@ -103,10 +103,10 @@ class Connection:
             await pause(call, random.uniform(0, min(0.001 * 2**attempt, 0.05)))
         raise AssertionError("unreachable")
 
-    def query(self, sql: str, values: dict[str, Any]) -> Any:
+    def query(self, sql: str, values: Mapping[str, object]) -> Any:
         return self._submit(lambda driver: driver.query(sql, values)).result()
 
-    async def aquery(self, sql: str, values: dict[str, Any]) -> Any:
+    async def aquery(self, sql: str, values: Mapping[str, object]) -> Any:
         return await asyncio.wrap_future(self._submit(lambda driver: driver.query(sql, values)))
 
     def elsewhere(self) -> Holder | None:
@@ -127,7 +127,7 @@ class Connection:
             return ""
         return f" (process {found.pid}, which last removed what had expired {found.idle:.0f} s ago)"
 
-    def _submit(self, call: Callable[[Driver], Coroutine[Any, Any, T]]) -> Future[T]:
+    def _submit(self, call: Callable[[Driver], Coroutine[object, None, T]]) -> Future[T]:
         if self._pid != os.getpid():
             if self._opened is not None:
                 forks.keep_inherited(self._opened)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import surrealdb
 
@@ -19,6 +19,11 @@ from django_kvsessions.stores.surrealdb.holder import sign
 from django_kvsessions.stores.surrealdb.settings import Target
 
 __all__ = ["Driver", "Late", "Locked", "Lost", "Refused"]
+
+
+T = TypeVar("T")
+#: Of one of the driver's three classes: their types leave out that an engine needs no URL.
+Connection: TypeAlias = Any
 
 
 class Refused(Exception):
@@ -53,7 +58,7 @@ class Driver:
         self._target = target
         self._timeout = timeout
         self._file_lock = None if target.lock is None else FileLock(target.lock)
-        self._driver: Any = None
+        self._driver: Connection = None
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
 
@@ -61,7 +66,7 @@ class Driver:
     def is_open(self) -> bool:
         return self._driver is not None
 
-    async def query(self, sql: str, values: dict[str, Any]) -> Any:
+    async def query(self, sql: str, values: Mapping[str, object]) -> Any:
         """The result of one statement; ``Refused``, ``Lost`` or ``Locked``."""
         return await self._within(self._query(sql, values))
 
@@ -79,7 +84,7 @@ class Driver:
         if self._file_lock is not None:
             self._file_lock.close()
 
-    async def _within(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def _within(self, coroutine: Coroutine[object, None, T]) -> T:
         task = asyncio.ensure_future(coroutine)
         done, _ = await asyncio.wait({task}, timeout=self._timeout)
         if not done:
@@ -91,7 +96,7 @@ class Driver:
             raise Lost("the connection was lost")
         return task.result()
 
-    async def _query(self, sql: str, values: dict[str, Any]) -> Any:
+    async def _query(self, sql: str, values: Mapping[str, object]) -> Any:
         driver = None
         try:
             driver = await self._opened()
@@ -117,7 +122,7 @@ class Driver:
             raise Refused(str(result["result"]))
         return result["result"]
 
-    async def _opened(self) -> Any:
+    async def _opened(self) -> Connection:
         async with self._opening:
             if self._driver is None:
                 self._take_file()
@@ -132,8 +137,8 @@ class Driver:
                 raise Locked from None
             sign(self._file_lock.path)
 
-    async def _connect(self) -> Any:
-        driver: Any = surrealdb.AsyncSurreal(self._target.url)
+    async def _connect(self) -> Connection:
+        driver: Connection = surrealdb.AsyncSurreal(self._target.url)
         if self._target.is_embedded:
             # The others connect with the first message.
             await driver.connect()
@@ -153,7 +158,7 @@ class Driver:
         if driver is not None:
             await _end(driver)
 
-    async def _drop(self, driver: Any) -> None:
+    async def _drop(self, driver: Connection) -> None:
         """Let the next question open another connection, unless it is an engine of our own."""
         if driver is not None and self._driver is driver and not self._target.is_embedded:
             self._driver = None
@@ -161,6 +166,6 @@ class Driver:
                 await _end(driver)
 
 
-async def _end(driver: Any) -> None:
+async def _end(driver: Connection) -> None:
     # The one for HTTP has no other way to be closed.
     await driver.__aexit__(None, None, None)

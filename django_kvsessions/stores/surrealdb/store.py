@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
@@ -19,9 +17,11 @@ __all__ = ["SurrealDBStore"]
 # Records read at once while scanning.
 _ROWS = 8
 _ATTEMPTS = 10
+#: The last key, of all records; the keys that are left, of an owner's.
+Start = str | list[object]
 
 
-class SurrealDBStore(PagedStore):
+class SurrealDBStore(PagedStore[Start]):
     """Keeps records in a table of SurrealDB, with indexes by expiry and by owner.
 
     LOCATION is the URL of a server, for many machines (``wss://``, ``https://``,
@@ -66,16 +66,11 @@ class SurrealDBStore(PagedStore):
         self._table = settings.identifier("table", table)
         self._clean_interval = options.seconds("clean_interval", clean_interval, at_most=86400)
         timeout = options.seconds("timeout", timeout)
-        try:
+        with options.driver("surrealdb", "SurrealDBStore needs the package surrealdb"):
             from surrealdb import RecordID
 
             from django_kvsessions.stores.surrealdb import client
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                "SurrealDBStore needs the package surrealdb: "
-                "pip install django-kvsessions[surrealdb]"
-            ) from error
-        self._id: Callable[[bytes], Any] = lambda key: RecordID(table, key.hex())
+        self._id: Callable[[bytes], object] = lambda key: RecordID(table, key.hex())
         # Less than a number is also what is no number, such as what another made there.
         self._expired = (
             f"DELETE (SELECT VALUE id FROM {table} WHERE expires >= 0 "
@@ -177,7 +172,7 @@ class SurrealDBStore(PagedStore):
             raise unknown_outcome()
         return len(rows) or None
 
-    async def _page(self, call: Colour, owner: bytes | None, start: Any) -> Page:
+    async def _page(self, call: Colour, owner: bytes | None, start: Start | None) -> Page[Start]:
         if owner is None:
             after = "" if start is None else f":`{start}`>.."
             # By the index of expiries, it would not go by the key.
@@ -228,7 +223,7 @@ class SurrealDBStore(PagedStore):
         await self._connection.aclose()
 
     async def _ask(
-        self, call: Colour, sql: str, *, again: bool = True, **values: Any
+        self, call: Colour, sql: str, *, again: bool = True, **values: object
     ) -> tuple[Any, bool]:
         """The answer, and whether one was lost before it."""
         return await self._connection.ask(call, sql, {"now": now(), **values}, again=again)
@@ -238,7 +233,7 @@ def _live(expected: int | None) -> str:
     return "expires > $now" + ("" if expected is None else " AND revision = $expected")
 
 
-def _content(record: Record) -> dict[str, Any]:
+def _content(record: Record) -> dict[str, object]:
     # The driver takes no other type that has bytes.
     return {
         "data": bytes(record.data),
