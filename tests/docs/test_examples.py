@@ -21,7 +21,6 @@ from django.core.checks import run_checks
 from django.core.management import call_command, load_command_class
 from pytest_django.fixtures import Settings as DjangoSettings
 
-from benchmarks.__main__ import COMMANDS
 from django_kvsessions.engine import SessionStore
 from tests.docs.pages import ROOT, Block, blocks, commands, pages
 from tests.packaging.test_habits import ini
@@ -197,6 +196,7 @@ def test_no_example_puts_two_stores_in_one_place(all_stores: Stores) -> None:
 # The tutorial
 
 
+@pytest.mark.slow
 def test_the_store_of_the_tutorial_passes_the_kit(tmp_path: Path) -> None:
     code = [b.code for b in blocks("python") if b.page == "writing-a-store.md"]
     # A tenth of the work shows as well whether the example is right.
@@ -297,7 +297,10 @@ def test_what_tox_runs_exists() -> None:
                 assert known, f"{page}: tox run -e {name}"
 
 
+@pytest.mark.slow
 def test_what_the_benchmarks_are_asked_for_exists() -> None:
+    from benchmarks.__main__ import COMMANDS
+
     parsers = {}
     for name, kind in COMMANDS.items():
         parser = argparse.ArgumentParser(exit_on_error=False)
