@@ -24,6 +24,8 @@ from django_kvsessions import engine
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.memory import MemoryStore
+from testservers import free_port
+from testservers.registry import STORES, is_installed, settings_of
 
 SEMIDBM = "django_kvsessions.stores.semidbm.SemidbmStore"
 MEMORY = "django_kvsessions.stores.memory.MemoryStore"
@@ -686,6 +688,31 @@ def test_a_deployment_check_fails_where_a_store_does_not_answer(settings: Django
     call_command("check", "--tag=sessions")
     with pytest.raises(SystemCheckError, match=r"SESSION_STORES\['default'\] does not answer"):
         call_command("check", "--tag=sessions", "--deploy")
+
+
+WITH_SERVERS = [
+    name
+    for name, entry in STORES.items()
+    if entry.server is not None and entry.database is None and is_installed(entry)
+]
+
+
+@pytest.mark.parametrize("name", WITH_SERVERS)
+def test_a_server_that_is_away_is_an_error_of_the_deployment_checks(
+    settings: DjangoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    entry, port = STORES[name], free_port()
+    for variable, value in entry.environ.items():
+        monkeypatch.setenv(variable, value.format(port=port))
+    configured = settings_of(entry, tmp_path, port)
+    if "timeout" in configured["OPTIONS"]:
+        configured["OPTIONS"]["timeout"] = 1
+    configured["OPTIONS"] |= entry.impatient
+    settings.SESSION_STORES = {"default": configured}
+    assert check() == []
+    messages = check(deploy=True)
+    assert [message.id for message in messages] == ["kvsessions.E014"], messages
+    assert "SESSION_STORES['default'] does not answer" in messages[0].msg
 
 
 def test_a_store_that_cannot_be_made_does_not_stop_the_deployment_checks(
