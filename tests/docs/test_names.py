@@ -78,7 +78,7 @@ def test_every_store_is_in_the_tables_and_has_a_page() -> None:
         f"{path.relative_to(stores).with_suffix('').parts[0]}.{name}"
         for path in stores.rglob("*.py")
         if path.stem not in ("base", "paged")
-        for name in re.findall(r"^class (\w+Store)\(\w*Store\)", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^class (\w+Store)\(\w*Store\b", path.read_text(), re.MULTILINE)
     }
     assert set(STORES.values()) == defined
     row = re.compile(r"^\| \[`(\w+\.\w+Store)`\]\((\w+)\.md\)", re.MULTILINE)
