@@ -46,7 +46,7 @@ NONCE_SIZE = 12
 KEY_SIZE = 32
 
 MISSING = "the package cryptography is not installed"
-INSTALL = "Run: pip install 'django-kvsessions[encryption]'."
+INSTALL = "Run: pip install django-kvsessions[encryption]."
 
 
 class BadRecord(ValueError):

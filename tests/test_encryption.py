@@ -330,7 +330,7 @@ def test_what_cannot_be_opened_is_no_session_and_the_log_says_why(
     data, secret = record_of(victim).data, settings.SECRET_KEY
     if said == "extra":
         without_the_extra(monkeypatch)
-        cure = "pip install 'django-kvsessions[encryption]'"
+        cure = "pip install django-kvsessions[encryption]"
     elif said == "key":
         settings.SECRET_KEY, cure = "another", "Is SECRET_KEY, or one of SECRET_KEY_FALLBACKS"
     elif said == "version":

@@ -39,7 +39,7 @@ def _check_encryption() -> Iterator[CheckMessage]:
     if not sealing.is_installed():
         yield checks.Error(
             f"SESSION_ENCRYPTION is True, but {sealing.MISSING}.",
-            hint="pip install 'django-kvsessions[encryption]'",
+            hint="pip install django-kvsessions[encryption]",
             id="kvsessions.E018",
         )
     secrets: list[tuple[str, str | bytes]] = [("SECRET_KEY", settings.SECRET_KEY)]
@@ -66,7 +66,7 @@ def check_deployed_encryption(**kwargs: Any) -> list[CheckMessage]:
             f"SESSION_STORES[{alias!r}] is at {host}, and is spoken to without TLS: whoever "
             "listens on the way reads the sessions.",
             hint="Use TLS. With SESSION_ENCRYPTION = True they would not be readable there, nor in "
-            "the server and its backups: pip install 'django-kvsessions[encryption]'.",
+            "the server and its backups: pip install django-kvsessions[encryption].",
             id="kvsessions.W013",
         )
         for alias in attempt(conf.aliases) or ()

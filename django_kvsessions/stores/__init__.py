@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
+from functools import cache
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -16,6 +19,8 @@ from django_kvsessions import conf
 from django_kvsessions.stores.base import Store
 
 __all__ = ["StoreHandler", "stores"]
+
+logger = logging.getLogger("django_kvsessions")
 
 
 class StoreHandler:
@@ -39,6 +44,7 @@ class StoreHandler:
                 for opened in self.on_open:
                     opened(alias, store)
                 self._stores[alias] = store
+                tell_of_missing_app()
             return self._stores[alias]
 
     def __iter__(self) -> Iterator[str]:
@@ -58,6 +64,17 @@ class StoreHandler:
         with self._lock:
             while self._stores:
                 self._stores.popitem()[1].close()
+
+
+@cache
+def tell_of_missing_app() -> None:
+    """Once in a process, since nothing checks the settings of a project without the app."""
+    if apps.ready and not apps.is_installed("django_kvsessions"):
+        logger.warning(
+            "'django_kvsessions' is not in INSTALLED_APPS: nothing checks the settings of the "
+            "session stores, and manage.py has neither setupsessions nor sessionstats, nor a "
+            "clearsessions for every store. Put it before 'django.contrib.sessions'."
+        )
 
 
 def make_store(alias: str) -> Store:

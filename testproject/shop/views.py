@@ -66,7 +66,7 @@ def session(request: HttpRequest) -> HttpResponse:
         "expires": request.session.get_expiry_date(),
         "ends_with_browser": request.session.get_expire_at_browser_close(),
         "nickname_form": NicknameForm(initial={"nickname": request.session.get("nickname")}),
-        "expiry_form": ExpiryForm(),
+        "expiry_form": ExpiryForm(initial={"seconds": request.session.get("_session_expiry")}),
     }
     return render(request, "shop/session.html", context)
 

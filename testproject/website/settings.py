@@ -54,6 +54,8 @@ MIDDLEWARE = [
 ]
 if DEMO:
     MIDDLEWARE.insert(0, "demo.middleware.name_worker")
+else:
+    MIDDLEWARE.insert(0, "shop.middleware.show_ended_sessions_as_visitors_see_them")
 if django.VERSION >= (6,):
     # Neither scripts nor styles in a page, and nothing from elsewhere.
     MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
@@ -131,6 +133,10 @@ LOGGING = {
     "disable_existing_loggers": False,
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    # That a request was overtaken by a logout is a warning with a traceback each time.
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {
+        # Django's own handler would say each line a second time.
+        "django": {"handlers": []},
+        # That a request was overtaken by a logout is a warning with a traceback each time.
+        "django.request": {"level": "ERROR"},
+    },
 }

@@ -96,8 +96,9 @@ def _fast_store(settings: DjangoSettings) -> None:
 
 # One that can tell whether a session has changed as it is removed, and one that cannot. In async
 # not the first, since what happens meanwhile would be on another connection to it.
-@pytest.fixture(params=["db", "cache", "cache async"])
+@pytest.fixture(params=["db", "cache", "cache async", "cache encrypted"])
 def path(request: pytest.FixtureRequest, settings: DjangoSettings) -> str:
+    settings.SESSION_ENCRYPTION = "encrypted" in request.param
     name = f"django.contrib.sessions.backends.{request.param.partition(' ')[0]}"
     settings.SESSION_FALLBACK_ENGINES = [name]
     return name

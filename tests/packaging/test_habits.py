@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("benchmarks", "django_kvsessions", "testproject", "tests", "testservers")
+PARTS = ("benchmarks", "django_kvsessions", "docs", "testproject", "tests", "testservers")
 # Not setup.cfg, which setuptools writes anew for an sdist.
 TEXTS = {".css", ".html", ".ini", ".json", ".md", ".py", ".toml", ".yaml"}
 

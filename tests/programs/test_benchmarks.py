@@ -139,7 +139,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# The README's figures
+# The figures of the documentation and the README
 
 
 def test_figures_are_the_least_median_and_greatest_of_the_run(engines: Run) -> None:
@@ -150,12 +150,17 @@ def test_figures_are_the_least_median_and_greatest_of_the_run(engines: Run) -> N
     assert set(found["engines"][OURS]) == {"load", "save", "create", "delete", "added", "clear"}
 
 
-def test_readme_has_the_table_of_the_figures_that_are_kept(tmp_path: Path) -> None:
+def test_the_pages_have_the_table_and_the_plot_of_the_figures_that_are_kept(
+    tmp_path: Path,
+) -> None:
     run = benchmark("figures", f"--plot={tmp_path / 'plot.png'}")
     assert run.returncode == 0, run.stderr
-    table = run.stdout[run.stdout.index("\n\n|") :].strip()
+    _, table, *plot = run.stdout.strip().split("\n\n")
     assert len(table.splitlines()) > 8
-    assert table in (ROOT / "README.md").read_text()
+    assert f"<!-- table -->\n\n{table}\n\n<!-- end" in (ROOT / "docs/benchmarks.md").read_text()
+    bars = "\n\n".join(plot)
+    assert len(bars.splitlines()) > 8
+    assert f"```text\n{bars}\n```" in (ROOT / "README.md").read_text()
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -779,8 +779,8 @@ class TestServer:
                     assert "s3cretx" not in f"{raised.value} {raised.value.__cause__}"
                 store.close()
 
-    def test_the_acl_of_the_readme_is_enough(self) -> None:
-        rights = readme_acl()
+    def test_the_acl_of_the_documentation_is_enough(self) -> None:
+        rights = documented_acl()
         assert "+@all" not in rights
         for server in serve(partial(redis_server, "--requirepass", "admin", durable=True)):
             with driver.Redis(port=server.port, password="admin") as admin:
@@ -882,8 +882,8 @@ class RoundTrips(Cut):
         return super().answers(connection, size)
 
 
-def readme_acl() -> list[str]:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def documented_acl() -> list[str]:
+    text = (Path(__file__).parents[2] / "docs/stores/redis.md").read_text()
     [line] = re.findall(r"^ACL SETUSER (.*)$", text, re.MULTILINE)
     return [word for word in line.split() if word[0] in "~+"]
 

@@ -90,6 +90,7 @@ class LibSQLStore(PagedStore[bytes]):
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
         self.is_cleaned_by_default = self._database.path is not None
+        self.has_server = "://" in os.fspath(location)
         self._table = table
         self._sql = statements(table)
 

@@ -69,6 +69,7 @@ class SurrealDBStore(PagedStore[Start]):
             username=username,
             password=password,
         )
+        self.has_server = not target.is_embedded
         self._table = settings.identifier("table", table)
         self._clean_interval = options.seconds("clean_interval", clean_interval, at_most=86400)
         timeout = options.seconds("timeout", timeout)
