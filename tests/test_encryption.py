@@ -332,7 +332,7 @@ def test_what_cannot_be_opened_is_no_session_and_the_log_says_why(
         without_the_extra(monkeypatch)
         cure = "pip install django-kvsessions[encryption]"
     elif said == "key":
-        settings.SECRET_KEY, cure = "another", "Is SECRET_KEY, or one of SECRET_KEY_FALLBACKS"
+        settings.SECRET_KEY, cure = "another", "put the former key into SECRET_KEY_FALLBACKS"
     elif said == "version":
         parts = split(data)
         newer = replace(parts, header=b"\x03" + parts.header[1:])
@@ -366,7 +366,7 @@ def _extra() -> Iterator[None]:
 
 def test_without_the_extra_nothing_is_stored_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     without_the_extra(monkeypatch)
-    with pytest.raises(ImproperlyConfigured, match=r"pip install 'django-kvsessions\[encryption\]"):
+    with pytest.raises(ImproperlyConfigured, match=r"pip install django-kvsessions\[encryption\]"):
         saved(a=SECRET)
     assert list(stores["default"].scan()) == []
 
