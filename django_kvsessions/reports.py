@@ -31,9 +31,6 @@ _OTHER_KEY = (
     "was damaged or tampered with. To have the sessions back, put the former key into "
     "SECRET_KEY_FALLBACKS, or give each site a LOCATION of its own."
 )
-_OTHER_VERSION = (
-    "Likely cause: a later django-kvsessions wrote it. Update the processes that run this one."
-)
 _OTHER_FORM = (
     "Likely causes, in order: SESSION_SERIALIZER was changed, or what it needs to know a value by; "
     "what wrote it is a bug. Set the former serializer again, or let these sessions expire."
@@ -43,14 +40,8 @@ _OTHER_FORM = (
 def rejected(reason: str, cure: str = "") -> None:
     """A record does not verify or decode; ``cure``, where it is known."""
     counts.add("rejected")
-    if cure:
-        pass
-    elif reason.startswith(("its tag", "it is too short")):
-        cure = _OTHER_KEY
-    elif reason.startswith("its version"):
-        cure = _OTHER_VERSION
-    else:
-        cure = _OTHER_FORM
+    is_other_key = reason.startswith(("its tag", "it is too short"))
+    cure = cure or (_OTHER_KEY if is_other_key else _OTHER_FORM)
     _say(
         security_log,
         logging.WARNING,

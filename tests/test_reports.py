@@ -63,7 +63,7 @@ def test_a_tag_that_does_not_match_names_the_store_the_causes_in_order_and_the_c
 
 
 @pytest.mark.parametrize(
-    ("payload", "cure"), [(b"\xc1", "SESSION_SERIALIZER was changed"), (None, "a later")]
+    ("payload", "cure"), [(b"\xc1", "SESSION_SERIALIZER was changed"), (None, "from a newer")]
 )
 def test_what_does_not_decode_has_another_cause(
     payload: bytes | None, cure: str, caplog: pytest.LogCaptureFixture

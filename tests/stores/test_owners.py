@@ -23,6 +23,8 @@ from testservers.registry import STORES, running
 
 __all__ = ["databases"]
 
+pytestmark = pytest.mark.each_django
+
 #: Entries of SESSION_STORES and DATABASES, and whether a cache is to be in front.
 Started = tuple[dict[str, Any], dict[str, Any] | None, bool]
 
