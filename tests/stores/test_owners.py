@@ -59,7 +59,7 @@ def entry(
         yield store, database, is_layered
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _site(entry: Started, databases: None) -> Iterator[None]:
     store, database, is_layered = entry
     if database is not None:
@@ -74,9 +74,6 @@ def _site(entry: Started, databases: None) -> Iterator[None]:
             end_sessions(user)
         stores.close_all()
         connections.close_all()
-
-
-pytestmark = pytest.mark.usefixtures("_site")
 
 
 def test_sessions_are_listed_by_their_owner_and_end_for_good() -> None:
