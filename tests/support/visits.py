@@ -1,26 +1,37 @@
-"""Visitors with counters, while some of the store's answers are lost on their way."""
+"""Visitors with counters, while some of the store's answers are lost on their way.
+
+By hand, for as long as you like: ``python -m tests.support.visits redis --seconds 600``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import django
+from django.conf import settings
 from django.test import override_settings
 
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.testing import Proxy
+from testservers.registry import STORES, settings_of
 
-__all__ = ["SECONDS", "Visits", "assert_lost_answers_log_nobody_out"]
+__all__ = ["Visits", "assert_lost_answers_log_nobody_out"]
 
-#: How long they come. By hand: KVSESSIONS_CUTS_SECONDS=600.
-SECONDS = float(os.environ.get("KVSESSIONS_CUTS_SECONDS", "2"))
+#: How long they come.
+SECONDS = 2.0
 
 
 @dataclass
@@ -160,3 +171,34 @@ async def move(call: Colour, key: str, visits: Visits, until: float) -> None:
             visits.moves += 1
         # Which of the two ids it has is for the engine to say.
         key = session.session_key or key
+
+
+def visit_by_hand(name: str, seconds: float) -> None:
+    """Print what came of it, for a store of the registry that has a server."""
+    entry = STORES[name]
+    assert entry.server is not None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        entry.server() as server,
+        Proxy(("127.0.0.1", server.port)) as proxy,
+    ):
+        environ = {key: value.format(port=proxy.port) for key, value in entry.environ.items()}
+        if entry.database is not None:
+            settings.DATABASES = {"default": {**entry.database(server), "PORT": str(proxy.port)}}
+        store = settings_of(entry, Path(folder), proxy.port)
+        with patch.dict(os.environ, environ):
+            django.setup()
+            with override_settings(SESSION_STORES={"default": store}):
+                stores["default"].setup()
+            print(name, assert_lost_answers_log_nobody_out(proxy, store, seconds=seconds))
+            with override_settings(SESSION_STORES={"default": store}):
+                stores.close_all()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    parser = argparse.ArgumentParser(description="Count through a store that loses answers.")
+    parser.add_argument("store", choices=[name for name in STORES if STORES[name].server])
+    parser.add_argument("--seconds", type=float, default=60)
+    arguments = parser.parse_args()
+    visit_by_hand(arguments.store, arguments.seconds)
