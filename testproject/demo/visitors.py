@@ -64,6 +64,8 @@ class Browser:
     def __init__(self, url: str, tally: Tally) -> None:
         self.tally = tally
         self.token = ""
+        #: Whether an answer got lost, in which there may have been a new cookie.
+        self.missed_answer = False
         # A new connection for each request, so that any worker may get it.
         self.client = httpx.AsyncClient(
             base_url=url,
@@ -80,6 +82,7 @@ class Browser:
     def start(self, cookie: str = "", token: str = "") -> None:
         """Empty the jar, but for a session cookie where one is given."""
         self.token = token
+        self.missed_answer = False
         self.client.cookies = httpx.Cookies()
         if cookie:
             host = self.client.base_url.host
@@ -126,6 +129,7 @@ class Browser:
         except httpx.TransportError as error:
             if self.tally.kill_explains_it(began) and not isinstance(error, httpx.TimeoutException):
                 self.tally.cut_off += 1
+                self.missed_answer = True
                 raise CutOff from error
             self.tally.errors.append(f"{method} {path}: {type(error).__name__}: {error}")
             raise EndOfVisit from error
@@ -169,7 +173,8 @@ class Visitor:
             self.look_around,
         ]
         self.browser.start()
-        with suppress(EndOfVisit):
+        # Where an answer got lost, nobody can tell what became of the change.
+        with suppress(EndOfVisit, CutOff):
             await scripts[self.number % len(scripts)]()
 
     # The scripts
@@ -352,6 +357,9 @@ class Visitor:
             await asyncio.sleep(PATIENCE)
 
     def check(self, page: Page, expected: Shown, path: str) -> None:
+        if page.status == 400 and self.browser.missed_answer:
+            # The session got its new id after all, and the cookie was in that answer.
+            raise EndOfVisit
         if page.status != 200:
             self.fail(f"{path} was answered with {page.status}")
         if page.shown == expected:

@@ -60,10 +60,11 @@ def has_role(role: str, server: Server) -> bool:
 
 
 def follows(replica: Server, primary: Server) -> bool:
-    """Whether the replica has all that the primary has."""
+    """Whether the replica has all that the primary has, and both know of each other."""
     size = command(primary.port, "DBSIZE")
     return (
-        b"master_link_status:up" in command(replica.port, "INFO replication")
+        b"state=online" in command(primary.port, "INFO replication")
+        and b"master_link_status:up" in command(replica.port, "INFO replication")
         and command(replica.port, "DBSIZE") == size
     )
 
@@ -374,7 +375,7 @@ class TestCluster:
         colour: str,
         record_property: Callable[[str, object], None],
     ) -> None:
-        store = RedisStore(url(nodes[0]), cluster=True, socket_timeout=1)
+        store = RedisStore(url(nodes[0]), cluster=True, socket_timeout=3)
         keys = [b"%032d" % number for number in range(60)]
         for key in keys:
             assert store.create(key, record(owner=b"a" * 16))
@@ -391,7 +392,8 @@ class TestCluster:
             seen = lost.answered
             until(lambda: lost.answered > seen + 10)
         assert (there.failed, there.absent, lost.absent) == (0, 0, 0)
-        assert there.slowest < 0.9
+        # Nobody has waited for the one that does not answer.
+        assert there.slowest < 2.7
         record_property("outage", round(lost.outage, 2))
         record_property("slowest", round(there.slowest, 3))
         assert {key for key, _ in store.scan()} == set(keys)
