@@ -167,6 +167,7 @@ def other_request(session: Any) -> Any:
     return other
 
 
+# To be seen at a glance, not a line each.
 ACTIONS = [
     "plain", "read", "write", "nested", "modified", "pop", "clear", "clear-write", "flush",
     "flush-write", "cycle", "create", "save", "login", "logout", "expiry-0", "expiry-300",

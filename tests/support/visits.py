@@ -10,12 +10,12 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import django
 from django.conf import settings
@@ -26,7 +26,7 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.testing import Proxy
-from testservers.registry import STORES, settings_of
+from testservers.registry import STORES, running
 
 __all__ = ["Visits", "assert_lost_answers_log_nobody_out"]
 
@@ -175,24 +175,27 @@ async def move(call: Colour, key: str, visits: Visits, until: float) -> None:
 
 def visit_by_hand(name: str, seconds: float) -> None:
     """Print what came of it, for a store of the registry that has a server."""
-    entry = STORES[name]
-    assert entry.server is not None
+    proxies: list[Proxy] = []
+
+    @contextmanager
+    def through(port: int) -> Iterator[int]:
+        with Proxy(("127.0.0.1", port)) as proxy:
+            proxies.append(proxy)
+            yield proxy.port
+
     with (
         tempfile.TemporaryDirectory() as folder,
-        entry.server() as server,
-        Proxy(("127.0.0.1", server.port)) as proxy,
+        running(name, Path(folder), through) as (store, database),
     ):
-        environ = {key: value.format(port=proxy.port) for key, value in entry.environ.items()}
-        if entry.database is not None:
-            settings.DATABASES = {"default": {**entry.database(server), "PORT": str(proxy.port)}}
-        store = settings_of(entry, Path(folder), proxy.port)
-        with patch.dict(os.environ, environ):
-            django.setup()
-            with override_settings(SESSION_STORES={"default": store}):
-                stores["default"].setup()
-            print(name, assert_lost_answers_log_nobody_out(proxy, store, seconds=seconds))
-            with override_settings(SESSION_STORES={"default": store}):
-                stores.close_all()
+        if database is not None:
+            settings.DATABASES = {"default": database}
+        django.setup()
+        with override_settings(SESSION_STORES={"default": store}):
+            stores["default"].setup()
+        visits = assert_lost_answers_log_nobody_out(proxies[0], store, seconds=seconds)
+        with override_settings(SESSION_STORES={"default": store}):
+            stores.close_all()
+    print(name, visits)
 
 
 if __name__ == "__main__":
