@@ -38,6 +38,8 @@ class Tally:
     turned_down: int = 0
     #: Times that the site got another SECRET_KEY.
     rotated: int = 0
+    #: When the last worker began to use the present one; infinite while workers differ.
+    key_since: float = -math.inf
     #: Processes that have answered.
     workers: set[int] = field(default_factory=set)
     killed: int = 0

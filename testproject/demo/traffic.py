@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -95,9 +96,12 @@ class Traffic:
         """As Django's documentation has it, for workers of which some are older than others:
         first all of them learn the new key, then it is used."""
         former, new = settings.SECRET_KEY, "the next one, and as public as the first"
-        for keys in ([former, new], [new, former]):
-            self.keys.write_text(json.dumps(keys))
-            await self.replace_workers()
+        self.keys.write_text(json.dumps([former, new]))
+        await self.replace_workers()
+        self.tally.key_since = math.inf
+        self.keys.write_text(json.dumps([new, former]))
+        await self.replace_workers()
+        self.tally.key_since = time.monotonic()
         self.tally.rotated += 1
 
     async def replace_workers(self) -> None:
@@ -105,7 +109,7 @@ class Traffic:
         assert self.server.process is not None
         former = self.tally.workers.copy()
         self.server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 10
         while any(map(self.is_ours, former)) and time.monotonic() < deadline:
             # What they were doing when they ended may be cut off.
             self.tally.killed_at = time.monotonic()

@@ -189,8 +189,10 @@ class TestTable:
         store = DatabaseStore(alias, table=table_name())
         statements = store.setup_statements()
         assert [sql.split()[:2] for sql in statements] == [
-            ["CREATE", "TABLE"], ["CREATE", "INDEX"], ["CREATE", "INDEX"]
-        ]  # fmt: skip
+            ["CREATE", "TABLE"],
+            ["CREATE", "INDEX"],
+            ["CREATE", "INDEX"],
+        ]
         assert store.setup_statements() == statements
         run_sql(alias, *statements[:2])
         assert store.setup_statements() == statements[2:]

@@ -28,6 +28,7 @@ from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.lmdb import LMDBStore
 from django_kvsessions.testing import MakeStore, StoreConformance
+from tests.support.servers import missing
 
 MIB = 1024 * 1024
 PATIENCE = 60.0
@@ -520,7 +521,7 @@ class TestAFullDisk:
             check=False,
         )
         if mounted.returncode:
-            pytest.skip("mounting a small file system takes root")
+            missing("mounting a small file system takes root")
         try:
             limited = """
                 ballast = sys.argv[1] + "-ballast"

@@ -36,10 +36,10 @@ from django_kvsessions.stores.redis import RedisStore
 from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
 from django_kvsessions.testing.cuts import Cut
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
-from tests.support.servers import require_driver, serve
+from tests.support.servers import require_driver, serve, until
 from tests.support.servers_redis import cluster, redis, valkey
 from testservers import Server, free_port
-from testservers.redis import command, redis_server, valkey_server
+from testservers.redis import command, redis_server, says, valkey_server
 
 __all__ = ["cluster", "redis", "valkey"]
 
@@ -461,7 +461,7 @@ class TestFailover:
         for primary in serve(partial(redis_server, "--repl-diskless-sync-delay", "0")):
             replicates = ("--replicaof", f"127.0.0.1 {primary.port}")
             for replica in serve(partial(redis_server, *replicates)):
-                until(lambda: b"master_link_status:up" in command(replica.port, "INFO"))  # noqa: B023 (called at once)
+                until(partial(says, replica, "INFO", b"master_link_status:up"))
                 yield primary, replica
 
     def test_no_replica_answers_whatever_the_order(self, pair: tuple[Server, Server]) -> None:
@@ -499,13 +499,6 @@ class TestFailover:
         command(primary.port, f"REPLICAOF 127.0.0.1 {replica.port}")
         assert store.replace(KEY, record(b"new"))
         assert asyncio.run(store.areplace(KEY, record(b"newer")))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.servers

@@ -38,6 +38,7 @@ from django_kvsessions.stores.semidbm import (
     syncing,
 )
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance, wait_until
+from tests.support.servers import missing
 
 LATER = time.time() + 1e6
 
@@ -176,8 +177,9 @@ def test_the_files_are_for_their_owner_only(folder: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_root_makes_belongs_to_the_owner_of_the_folder(folder: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root can give files away")
     folder.mkdir()
     os.chown(folder, 4242, 4343)
     store = SemidbmStore(folder)
@@ -511,7 +513,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mountpoint.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root; the quota above is tested everywhere")
+        missing("mounting a tmpfs needs root; the quota above is tested everywhere")
     yield mountpoint
     subprocess.run(["umount", "-l", str(mountpoint)], check=True)
 
@@ -927,15 +929,14 @@ def test_at_interval_a_write_is_synced_within_a_second_and_not_by_the_writer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[float, float]] = []
-    sync, writer = os.fdatasync, threading.get_ident()
+    writer = threading.get_ident()
 
     def slow(descriptor: int) -> None:
         assert threading.get_ident() != writer
         if not is_of(folder, descriptor):
             return
         start = time.monotonic()
-        time.sleep(0.3)  # as on a disk that is busy
-        sync(descriptor)
+        time.sleep(0.3)  # As on a disk that is busy, and not as long as this one happens to take.
         synced.append((start, time.monotonic()))
 
     store = SemidbmStore(folder)
@@ -955,6 +956,7 @@ def test_at_interval_a_write_is_synced_within_a_second_and_not_by_the_writer(
     )
     # The thread that syncs takes turns like any other, some four of them.
     assert waits[-1] < 1 + 4 * late
+    assert waits[len(waits) * 9 // 10] < 1 + 2 * late
     # And not all the time.
     assert len(synced) <= 2 + (synced[-1][1] - writes[0]) / 0.5
     monkeypatch.undo()
