@@ -191,7 +191,7 @@ class Environment:
             # The driver begins a transaction too, and another process may have grown the map
             # since the file was opened.
             with suppress(self.driver.MapResizedError):
-                return self.driver.open(
+                environment: lmdb.Environment = self.driver.open(
                     self.path,
                     mode=0o600,
                     map_size=self.options.map_size,
@@ -199,6 +199,7 @@ class Environment:
                     max_dbs=len(Databases._fields),
                     **DURABILITY[self.options.durability],
                 )
+                return environment
 
     def _make_folder(self) -> None:
         try:
