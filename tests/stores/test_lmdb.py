@@ -391,6 +391,20 @@ class TestForks:
 
 
 class TestTheMap:
+    def test_opening_goes_on_where_another_process_grows_it_meanwhile(
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outcomes = [lmdb.MapResizedError("mdb_txn_begin"), lmdb.MapResizedError("mdb_txn_begin")]
+
+        def open_environment(*args: Any, **kwargs: Any) -> lmdb.Environment:
+            if outcomes:
+                raise outcomes.pop()
+            return lmdb.Environment(*args, **kwargs)
+
+        monkeypatch.setattr(lmdb, "open", open_environment)
+        assert open_store().create(key(1), record())
+        assert outcomes == []
+
     def test_it_grows_under_threads_that_read_and_write(
         self, open_store: OpenStore, folder: Path
     ) -> None:

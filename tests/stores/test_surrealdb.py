@@ -150,7 +150,7 @@ def assert_succeeds(source: str, *arguments: str) -> None:
 
 
 def hold(location: str, ready: Any, done: Any) -> None:
-    store = SurrealDBStore(location)
+    store = SurrealDBStore(location, timeout=60)
     store.setup()
     store.create(KEY, RECORD)
     ready.set()

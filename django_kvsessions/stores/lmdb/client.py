@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -199,14 +200,7 @@ class Environment:
             if self._opened is None:
                 check_contents(self.path)
                 self._make_folder()
-                environment = self.driver.open(
-                    self.path,
-                    mode=0o600,
-                    map_size=self.options.map_size,
-                    max_readers=self.options.max_readers,
-                    max_dbs=len(Databases._fields),
-                    **DURABILITY[self.options.durability],
-                )
+                environment = self._environment()
                 try:
                     environment.reader_check()
                     self._opened = environment, self._databases(environment)
@@ -214,6 +208,21 @@ class Environment:
                     environment.close()
                     raise
             return self._opened
+
+    def _environment(self) -> lmdb.Environment:
+        while True:
+            # The driver begins a transaction too, and another process may have grown the map
+            # since the file was opened.
+            with suppress(self.driver.MapResizedError):
+                environment: lmdb.Environment = self.driver.open(
+                    self.path,
+                    mode=0o600,
+                    map_size=self.options.map_size,
+                    max_readers=self.options.max_readers,
+                    max_dbs=len(Databases._fields),
+                    **DURABILITY[self.options.durability],
+                )
+                return environment
 
     def _make_folder(self) -> None:
         try:
