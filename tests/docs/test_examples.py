@@ -19,9 +19,14 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command, load_command_class
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.utils.module_loading import import_string
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.middleware import SessionMiddleware
+from django_kvsessions.stores.base import StoreUnavailable
 from tests.docs.pages import ROOT, Block, blocks, commands, pages
 from tests.packaging.test_habits import ini
 
@@ -131,10 +136,12 @@ def after_testing(found: dict[str, Any]) -> None:
 
 
 def after_recipes(found: dict[str, Any]) -> None:
-    middleware = found["tell_of_outages"](lambda request: None)
-    answer = middleware.process_exception(None, found["StoreUnavailable"]("away"))
+    first, second = map(import_string, found["MIDDLEWARE"])
+    assert issubclass(first, SessionMiddleware)
+    request = RequestFactory().get("/")
+    answer = second(HttpResponse).process_exception(request, StoreUnavailable("away"))
     assert answer.status_code == 503
-    assert middleware.process_exception(None, ValueError()) is None
+    assert second(HttpResponse).process_exception(request, ValueError()) is None
     assert found["SessionStore"]().get_expiry_age() == 60 * 60 * 24 * 30
 
 
