@@ -100,7 +100,7 @@ def log_in(port: int) -> str:
     deadline = time.monotonic() + 300
     while True:
         try:
-            form = opener.open(address, timeout=30).read().decode()
+            form = opener.open(address, timeout=120).read().decode()
             break
         except OSError:
             assert time.monotonic() < deadline
@@ -113,7 +113,7 @@ def log_in(port: int) -> str:
         "password": "choose a good one",
         "next": "/admin/",
     }
-    return str(opener.open(address, urlencode(answer).encode(), timeout=30).read().decode())
+    return str(opener.open(address, urlencode(answer).encode(), timeout=120).read().decode())
 
 
 def test_who_follows_the_start_page_is_a_logged_in_admin_in_five_minutes(reader: Reader) -> None:
