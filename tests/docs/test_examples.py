@@ -354,7 +354,7 @@ def is_chosen(name: str, expression: str) -> bool:
     return bool(eval(is_in))
 
 
-def tests_in(path: Path) -> Iterator[str]:
+def found_in(path: Path) -> Iterator[str]:
     """The names that pytest would know them by: file, class and function."""
     of_kit = "".join(each.read_text() for each in KIT.glob("*.py"))
     for file in path.rglob("test_*.py") if path.is_dir() else [path]:
@@ -378,7 +378,7 @@ def test_every_pytest_line_finds_tests() -> None:
     for line in sorted(lines):
         asked = parser.parse_args(shlex.split(line)[1:])
         for path in asked.paths:
-            names_there = list(tests_in(ROOT / path))
+            names_there = list(found_in(ROOT / path))
             assert any(is_chosen(name, asked.k) for name in names_there), f"{line}: {path}"
 
 
