@@ -8,13 +8,19 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
+import django  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 import drawings  # noqa: E402
 import inventories  # noqa: E402
 from django_kvsessions import __version__  # noqa: E402
 
-settings.configure(SECRET_KEY="for the docstrings alone", USE_TZ=True)  # noqa: S106
+settings.configure(
+    SECRET_KEY="for the docstrings alone",  # noqa: S106
+    USE_TZ=True,
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+)
+django.setup()
 
 GENERATED = DOCS / "_generated"
 GENERATED.mkdir(exist_ok=True)

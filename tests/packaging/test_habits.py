@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from django_kvsessions import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("benchmarks", "django_kvsessions", "docs", "testproject", "tests", "testservers")
 # Not setup.cfg, which setuptools writes anew for an sdist.
@@ -74,6 +76,12 @@ def test_the_readme_and_the_changelog_name_the_supported_versions() -> None:
     # No upper bound: it would only keep people from trying.
     assert options["python_requires"] == f">={pythons[0]}"
     assert f"Django>={djangos[0]}" in lines(options["install_requires"])
+
+
+def test_the_changelog_begins_with_this_version_and_its_date() -> None:
+    first = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first
+    assert re.fullmatch(rf"{re.escape(__version__)} - 20\d\d-\d\d-\d\d", first[1])
 
 
 @pytest.mark.parametrize("extra", list(ini("setup.cfg")["options.extras_require"]))

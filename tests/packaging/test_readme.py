@@ -79,7 +79,7 @@ def django(settings: str, folder: Path, *command: str) -> subprocess.CompletedPr
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -133,7 +133,7 @@ def run(project: Path, *command: str) -> str:
         env={**os.environ, "MYPYPATH": str(ROOT), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert run.returncode == 1, run.stdout + run.stderr

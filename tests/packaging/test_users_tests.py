@@ -97,7 +97,7 @@ def test_a_projects_tests_leave_its_real_store_alone(tmp_path: Path, command: li
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     said = run.stdout + run.stderr
