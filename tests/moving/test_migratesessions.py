@@ -24,7 +24,10 @@ from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions import codec
 from django_kvsessions.engine import SessionStore
-from django_kvsessions.moving.formers import make_former
+from django_kvsessions.moving.bulk import Mover
+from django_kvsessions.moving.formers import Left, make_former
+from django_kvsessions.moving.formers.base import GONE
+from django_kvsessions.moving.formers.files import FileFormer
 from django_kvsessions.stores import stores
 from tests.moving.test_reading_through import BACKENDS, saved
 from tests.support.servers import serve
@@ -230,6 +233,73 @@ def test_it_runs_while_the_site_serves(tmp_path: Path, settings: DjangoSettings)
     for place, key in enumerate(reversed(keys)):
         expected = {} if place % 3 == 0 else {"number": 99 - place, "seen": True}
         assert dict(SessionStore(key).items()) == expected
+
+
+@pytest.fixture
+def file_mover(settings: DjangoSettings) -> Mover:
+    """Its steps for a session are several, between which others come."""
+    settings.SESSION_FALLBACK_ENGINES = [BACKENDS + "file"]
+    return Mover(make_former(BACKENDS + "file"), stores["default"], delete=True, verify=True)
+
+
+def test_a_request_that_has_just_taken_a_session_over_keeps_it(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+    taken, is_over = threading.Event(), threading.Event()
+    seen: list[dict[str, Any]] = []
+    request = threading.Thread(target=lambda: seen.append(dict(SessionStore(key).items())))
+
+    def held(self: FileFormer, session_key: str, left: Left) -> bool:
+        if threading.current_thread() is not request:
+            request.start()
+            assert taken.wait(60)
+            return take(self, session_key, left)
+        is_mine = take(self, session_key, left)
+        taken.set()
+        assert is_over.wait(60)
+        return is_mine
+
+    monkeypatch.setattr(FileFormer, "take", held)
+    file_mover.move([key])
+    is_over.set()
+    request.join(60)
+    assert seen == [{"a": 1}]
+    assert dict(SessionStore(key).items()) == {"a": 1}
+
+
+def test_two_commands_at_once_lose_nothing(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+
+    def overtaken(self: FileFormer, session_key: str, left: Left) -> bool:
+        monkeypatch.setattr(FileFormer, "take", take)
+        file_mover.move([key])
+        return take(self, session_key, left)
+
+    monkeypatch.setattr(FileFormer, "take", overtaken)
+    file_mover.move([key])
+    assert dict(SessionStore(key).items()) == {"a": 1}
+
+
+def test_a_logout_by_the_former_engine_meanwhile_holds(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+
+    def ended(self: FileFormer, session_key: str, left: Left) -> bool:
+        self.engine(session_key).delete(session_key)
+        return take(self, session_key, left)
+
+    # Twice, as after a run that was killed with the session in both houses.
+    Mover(file_mover.former, file_mover.store).move([key])
+    monkeypatch.setattr(FileFormer, "take", ended)
+    assert file_mover.move([key]) == {GONE: 1}
+    assert dict(SessionStore(key).items()) == {}
 
 
 # Between stores
