@@ -210,10 +210,13 @@ class Visitor:
         await self.introduce()
         await self.log_in()
         await self.add_or_remove()
-        cookie = self.browser.cookie
         if self.is_due_a_new_id:
             # The other tab would get it.
             raise EndOfVisit
+        await self.log_out_while_it_is_held()
+
+    async def log_out_while_it_is_held(self) -> None:
+        cookie = self.browser.cookie
         self.tab.start(cookie, self.browser.token)
         slow = asyncio.ensure_future(
             self.tab.open("/session/slow/", {"seconds": HOLD}, follow=False)
