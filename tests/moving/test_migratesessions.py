@@ -189,15 +189,15 @@ def test_a_killed_one_goes_on_where_it_was(
     line += ["--processes", processes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(os.listdir(tmp_path / "files")) > 250 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode in (0, -signal.SIGKILL)
     done = subprocess.run(
-        line, check=False, env=environment, capture_output=True, text=True, timeout=60
+        line, check=False, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "failed: 0" in done.stdout
@@ -228,7 +228,7 @@ def test_it_runs_while_the_site_serves(tmp_path: Path, settings: DjangoSettings)
     thread.start()
     for _ in range(3):
         migrate("--from", BACKENDS + "file", "--batch-size", "3", "--delete")
-    thread.join(60)
+    thread.join(300)
     assert errors == []
     for place, key in enumerate(reversed(keys)):
         expected = {} if place % 3 == 0 else {"number": 99 - place, "seen": True}
@@ -353,7 +353,7 @@ def test_a_second_pass_brings_what_changed_under_traffic(settings: DjangoSetting
     for _ in range(2):
         migrate(*COPY, "--batch-size", "7")
     is_over.set()
-    thread.join(60)
+    thread.join(300)
     migrate(*COPY)
     settings.SESSION_STORE_ALIAS = "other"
     for key in keys:
