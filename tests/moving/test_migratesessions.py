@@ -207,6 +207,35 @@ def test_a_killed_one_goes_on_where_it_was(
     assert [SessionStore(key)["number"] for key in keys] == list(range(300))
 
 
+SLOW_TO_END = """
+import time
+from collections import Counter
+from multiprocessing.util import Finalize
+from django.conf import settings
+settings.configure()
+from django_kvsessions.moving.parallel import in_processes
+
+def work(part):
+    # Once it has said all, as a store has that writes to a slow disk.
+    Finalize(None, time.sleep, args=(0.5,), exitpriority=1)
+    yield Counter(moved=1)
+
+print(sum(in_processes(2, work), Counter()))
+"""
+
+
+def test_a_process_may_take_its_time_to_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_TO_END],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "Counter({'moved': 2})\n", done.stderr
+
+
 def test_it_runs_while_the_site_serves(tmp_path: Path, settings: DjangoSettings) -> None:
     former: Any = import_module(BACKENDS + "file").SessionStore
     settings.SESSION_FALLBACK_ENGINES = [BACKENDS + "file"]
