@@ -153,10 +153,11 @@ class Move(Traffic):
 
     def end(self, worker: int) -> bool:
         """Ask a worker to end in good order, if it runs."""
+        # What it was doing when it ended may be cut off.
+        self.tally.killed_at = time.monotonic()
         if not self.is_ours(worker):
             return False
-        # What it was doing when it ended may be cut off. One that starts up hears nothing yet.
-        self.tally.killed_at = time.monotonic()
+        # More than once, as one that starts up hears nothing yet.
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGTERM)
         return True
