@@ -19,6 +19,8 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.moving.arrivals import unknown
 from django_kvsessions.stores import stores
 
+pytestmark = pytest.mark.slow
+
 #: By hand: KVSESSIONS_MOVED=1000.
 SESSIONS = int(os.environ.get("KVSESSIONS_MOVED", "60"))
 PROCESSES = 4

@@ -173,6 +173,7 @@ call_command("migratesessions", *sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_killed_one_goes_on_where_it_was(
     tmp_path: Path, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch, processes: str
