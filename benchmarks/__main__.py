@@ -19,6 +19,7 @@ from benchmarks import (
     http,
     lmdb,
     load_profile,
+    moving,
     processes,
     report,
     served,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "races": http.Races,
     "auto-clean": auto_clean.AutoClean,
     "load-profile": load_profile.LoadProfile,
+    "moving": moving.Moving,
     "compare": compare.Compare,
     "figures": figures.Figures,
 }

@@ -78,7 +78,7 @@ async def read_through(session: State, call: Colour, place: Place, record: Recor
             try:
                 if former.is_cookie:
                     return await arrival.exchange(session_key, former, left)
-                record = await arrival.advance(session_key, record, answer, former, left)
+                record = await arrival.advance(session_key, record, former, left)
             except (TypeError, ValueError) as error:
                 return await arrival.refuse(former, error)
         elif isinstance(answer, tuple):
@@ -127,7 +127,7 @@ class Arrival:
         return None
 
     async def advance(
-        self, session_key: str, record: Record | None, answer: Answer, former: Former, left: Left
+        self, session_key: str, record: Record | None, former: Former, left: Left
     ) -> Record | None:
         """Go one step on with what a fallback has; what is in the store then.
 
@@ -139,16 +139,13 @@ class Arrival:
             claim = make_claim(self.key)
             # What was found may have been moved by another, and have ended, before the claim.
             return claim if await self.create(claim) else await self.reload()
-        if isinstance(answer, tuple) and answer[0].payload == saved.payload:
-            saved = answer[0]
-        elif await self.replace(arriving, record):
-            record = arriving
-        else:
+        # Also where it says the same: whose arrival it is tells who may withdraw it.
+        if not await self.replace(arriving, record):
             return await self.reload()
         if not await engines.take(self.call, former, session_key, left):
             return await self.reload()
         await counts.add(self.call, self.store, former.path, moved=1)
-        return await self.settle(record, saved)
+        return await self.settle(arriving, saved)
 
     async def settle(self, record: Record, saved: Saved) -> Record | None:
         """Say of a session that has arrived that no fallback has it any more."""

@@ -66,7 +66,11 @@ class TakesBack(SessionBase):
         if key is None:
             return None
         if not self.former.is_cookie:
-            await departures.take_over(call, self.former, key)
+            try:
+                await departures.take_over(call, self.former, key)
+            except departures.Unkeepable:
+                # Nothing is shown of it, its cookie stays, and a change to it is refused.
+                return {}
             return None
         data = await departures.lend(call, key)
         if data is not None:
@@ -82,7 +86,7 @@ class TakesBack(SessionBase):
         try:
             super().save(must_create)
         except UpdateError:
-            if must_create or not run(departures.take_over(blocking, self.former, self._id())):
+            if must_create or not run(self._was_moved(blocking)):
                 raise
             # A worker of the other engine has moved it meanwhile, and may have changed it.
             self._merge(type(self)(self.session_key).load())
@@ -92,14 +96,16 @@ class TakesBack(SessionBase):
         try:
             await super().asave(must_create)
         except UpdateError:
-            key = self._id()
-            if must_create or not await departures.take_over(awaiting, self.former, key):
+            if must_create or not await self._was_moved(awaiting):
                 raise
             self._merge(await type(self)(self.session_key).aload())
             await super().asave()
 
-    def _id(self) -> str:
-        return self.session_key or ""
+    async def _was_moved(self, call: Colour) -> bool:
+        try:
+            return await departures.take_over(call, self.former, self.session_key or "")
+        except departures.Unkeepable:
+            return False
 
     def _merge(self, theirs: SessionData) -> None:
         mine: SessionData = dict(self.items())

@@ -77,7 +77,7 @@ class Mover:
                 outcome = EXPIRED
                 if seconds > now():
                     try:
-                        outcome = self.put(key, Left(former.decode(text), seconds, text))
+                        outcome, _ = self.put(key, Left(former.decode(text), seconds, text))
                     except Undecodable:
                         outcome = UNREADABLE
                 tally[outcome] += 1
@@ -111,16 +111,16 @@ class Mover:
                     if why == EXPIRED and self.delete and not self.dry_run:
                         self.former.delete(session_key)
                     return why
-                outcome = self.put(session_key, left)
+                outcome, record = self.put(session_key, left)
                 if self.dry_run or outcome not in (MOVED, THERE):
                     return outcome
                 if self.delete and self.former.take(session_key, left):
                     return outcome
                 again = self.former.load(session_key)
                 if again is None and outcome == MOVED:
-                    # It was ended, or moved by a request, which wins.
-                    self.withdraw(session_key)
-                    return GONE
+                    assert record is not None
+                    # It was ended there, unless another has made the arrival its own: that wins.
+                    return GONE if self.withdraw(session_key, record) else outcome
                 if again is None or (not self.delete and again.token == left.token):
                     return outcome
             return FAILED
@@ -130,47 +130,46 @@ class Mover:
             logger.exception("A session of %r could not be moved", self.former.path)
             return FAILED
 
-    def withdraw(self, session_key: str) -> None:
+    def withdraw(self, session_key: str, record: Record) -> bool:
+        """Whether the arrival was still as this one has put it, and is no more."""
+        ended = Record(b"", 0.0, new_revision())
         key = codec.storage_key(session_key)
-        record = self.store.load(key)
-        if record is not None and has_arrived(record):
-            ended = Record(b"", 0.0, new_revision())
-            self.store.replace(key, ended, expected=record.revision)
+        return self.store.replace(key, ended, expected=record.revision)
 
     # Into the store
 
-    def put(self, session_key: str, left: Left) -> str:
+    def put(self, session_key: str, left: Left) -> tuple[str, Record | None]:
+        """What became of it, and what was written."""
         place = Place(codec.storage_key(session_key), session_key)
         session, key = SessionStore(), place.key
         try:
-            saved, record = make_session(session, self.store, place, left, arrival_revision())
+            _, record = make_session(session, self.store, place, left, arrival_revision())
         except (TypeError, ValueError) as error:
             logger.error("A session of %r is left there: %s", self.former.path, error)
-            return TOO_LARGE
+            return TOO_LARGE, None
         if self.dry_run:
-            return MOVED
+            return MOVED, None
         for _ in range(ATTEMPTS):
             if self.store.create(key, record):
-                return self.verified(key, record)
+                return self.verified(key, record), record
             there = self.store.load(key)
             if there is None:
                 continue
-            answer = session._opened(self.store, place, there)
-            is_same = False
-            if has_arrived(there):
-                is_same = isinstance(answer, tuple) and answer[0].payload == saved.payload
-            elif not is_claim(key, answer):
-                return THERE
-            if is_same or self.store.replace(key, record, expected=there.revision):
-                return self.verified(key, record if not is_same else there)
-        return FAILED
+            if not has_arrived(there) and not is_claim(
+                key, session._opened(self.store, place, there)
+            ):
+                return THERE, None
+            # Also where it says the same: whose arrival it is tells who may withdraw it.
+            if self.store.replace(key, record, expected=there.revision):
+                return self.verified(key, record), record
+        return FAILED, None
 
     def verified(self, key: bytes, record: Record) -> str:
         if not self.verify:
             return MOVED
         there = self.store.load(key)
         # A request may have taken it over by now.
-        is_good = there is None or not has_arrived(there) or there == record
+        is_good = there is None or there.revision != record.revision or there == record
         return MOVED if is_good else FAILED
 
 

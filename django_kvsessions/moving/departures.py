@@ -25,13 +25,17 @@ from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreUnavailable, now
 
-__all__ = ["ROUNDS", "end", "is_there", "lend", "take_over"]
+__all__ = ["ROUNDS", "Unkeepable", "end", "is_there", "lend", "take_over"]
 
 logger = logging.getLogger("django_kvsessions")
 
 ROUNDS = 1000
 #: Seconds for which requests with the id of a session that became a cookie still see it.
 LENT = 60
+
+
+class Unkeepable(Exception):
+    """The session is in the store, and the other engine has no way to keep it."""
 
 
 class Departure:
@@ -56,27 +60,27 @@ class Departure:
 
 
 async def take_over(call: Colour, former: Former, session_key: str) -> bool:
-    """Move the session to that engine if the store has it; whether it did."""
+    """Move the session to that engine if the store has it; whether it did.
+
+    ``Unkeepable`` where it stays in the store for good.
+    """
     departure = Departure(call, session_key)
     for _ in range(ROUNDS):
         record, answer = await departure.look()
         if has_ended(answer):
             await engines.delete(call, former, session_key)
             return False
-        if record is None or not isinstance(answer, tuple) or not former.is_valid(session_key):
+        if record is None or not isinstance(answer, tuple):
             return False
+        if not former.is_valid(session_key):
+            raise left_in_the_store(former, "it never gives out such an id.")
         saved, data = answer
         if has_arrived(record) and await engines.load(call, former, session_key) is not None:
             return False  # It is still there, and that counts.
         try:
             is_new = await engines.put(call, former, session_key, data, saved.expires)
         except TypeError as error:
-            logger.error(
-                "A session cannot be moved back to %r and is left in the store: %s",
-                former.path,
-                error,
-            )
-            return False
+            raise left_in_the_store(former, error) from error
         if not is_new:
             await remove_copy(departure, former, session_key, record)
         elif await departure.replace(Record(b"", 0.0, new_revision()), record):
@@ -87,6 +91,13 @@ async def take_over(call: Colour, former: Former, session_key: str) -> bool:
             await engines.delete(call, former, session_key)
             return False
     raise StoreUnavailable(f"Other requests were faster than this one {ROUNDS} times.")
+
+
+def left_in_the_store(former: Former, why: object) -> Unkeepable:
+    logger.error(
+        "A session cannot be moved back to %r and is left in the store: %s", former.path, why
+    )
+    return Unkeepable(str(why))
 
 
 async def remove_copy(

@@ -43,9 +43,13 @@ def in_processes(
                 if isinstance(came, str):
                     raise StoreError(came)
                 yield came
-    finally:
+    except BaseException:
         for child in children:
             child.terminate()
+        raise
+    finally:
+        # What has said all may still have something to write before it ends.
+        for child in children:
             child.join()
     if any(child.exitcode for child in children):
         raise StoreError("A process that was moving sessions has ended before its time.")

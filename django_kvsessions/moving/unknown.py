@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
+from time import monotonic
 
 from django_kvsessions.stores.process import forks
 
@@ -26,11 +26,11 @@ class Unknown:
 
     def __contains__(self, key: bytes) -> bool:
         until = self._until.get(key)
-        return until is not None and time.monotonic() < until
+        return until is not None and monotonic() < until
 
     def add(self, key: bytes) -> None:
         with self._lock:
-            self._until[key] = time.monotonic() + self.seconds
+            self._until[key] = monotonic() + self.seconds
             self._until.move_to_end(key)
             while len(self._until) > self.size:
                 self._until.popitem(last=False)

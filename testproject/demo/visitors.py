@@ -212,6 +212,9 @@ class Visitor:
         await self.add_or_remove()
         # The other tab would get it.
         await self.take_new_id()
+        await self.log_out_while_it_is_held()
+
+    async def log_out_while_it_is_held(self) -> None:
         cookie = self.browser.cookie
         self.tab.start(cookie, self.browser.token)
         slow = asyncio.ensure_future(

@@ -211,14 +211,38 @@ def test_whatever_happens_between_two_steps_nothing_is_lost_or_revived(
             assert dict(SessionStore(key).items()) == data
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_what_the_engine_cannot_keep_stays_in_the_store(
-    returned: Callable[..., Any], path: str
+    returned: Callable[..., Any], path: str, caplog: pytest.LogCaptureFixture, is_async: bool
 ) -> None:
     if path.endswith(".cache"):
         return
     key = saved(when=datetime(2026, 1, 1))
-    assert returned(key).get("when") is None
+    session = returned(key)
+    data = async_to_sync(session.aitems)() if is_async else session.items()
+    assert dict(data) == {}
+    # Said once, by one request, whose cookie stays.
+    assert caplog.text.count("left in the store") == 1
+    assert not session.is_empty()
+    session["a"] = 1
+    with pytest.raises(UpdateError):
+        async_to_sync(session.asave)() if is_async else session.save()
     assert SessionStore(key)["when"] == datetime(2026, 1, 1)
+
+
+def test_an_id_that_the_engine_never_gives_out_stays_in_the_store(settings: DjangoSettings) -> None:
+    settings.SESSION_FALLBACK_ENGINES = [BACKENDS + "db"]
+    settings.SESSION_MOVE_BACK_TO = BACKENDS + "file"
+    former: Any = import_module(BACKENDS + "db").SessionStore
+    key = "Long-Ago-" + "x" * 20
+    Session.objects.create(
+        pk=key,
+        session_data=former().encode({"a": 1}),
+        expire_date=datetime.now(timezone.utc) + timedelta(hours=1),
+    )
+    assert SessionStore(key)["a"] == 1
+    assert back.SessionStore(key).get("a") is None
+    assert SessionStore(key)["a"] == 1
 
 
 def test_it_says_where_the_way_back_is_to_lead(settings: DjangoSettings) -> None:

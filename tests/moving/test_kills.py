@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from pytest_django.fixtures import Settings as DjangoSettings
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.moving.arrivals import unknown
 from django_kvsessions.stores import stores
+
+pytestmark = pytest.mark.slow
 
 #: By hand: KVSESSIONS_MOVED=1000.
 SESSIONS = int(os.environ.get("KVSESSIONS_MOVED", "60"))
@@ -63,8 +66,25 @@ say("done", number)
 """
 
 
+#: A number that a worker writes its log under, and its process.
+Worker = tuple[int, "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def running() -> Iterator[list[Worker]]:
+    """Those that nobody has waited for yet are ended with the test."""
+    running: list[Worker] = []
+    yield running
+    for _, process in running:
+        process.kill()
+        process.wait()
+
+
 def test_processes_that_are_killed_while_they_move_lose_nothing(
-    tmp_path: Path, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    settings: DjangoSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    running: list[Worker],
 ) -> None:
     from django.contrib.sessions.backends import file
 
@@ -82,9 +102,8 @@ def test_processes_that_are_killed_while_they_move_lose_nothing(
     (tmp_path / "worker.py").write_text(WORKER)
     kills = 0
     waiting = list(range(PROCESSES)) * 2
-    until = time.monotonic() + 60
+    until = time.monotonic() + 500
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running: list[tuple[int, subprocess.Popen[bytes]]] = []
     dice = random.Random(1)
     while (waiting or running) and time.monotonic() < until:
         while waiting and len(running) < PROCESSES:
@@ -100,7 +119,7 @@ def test_processes_that_are_killed_while_they_move_lose_nothing(
                 running.remove((number, process))
             elif busy and kills < PROCESSES and dice.random() < 0.3:
                 process.kill()
-                process.wait(10)
+                process.wait()
                 kills += 1
                 running.remove((number, process))
                 waiting.append(number)

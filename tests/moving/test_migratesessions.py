@@ -24,7 +24,10 @@ from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions import codec
 from django_kvsessions.engine import SessionStore
-from django_kvsessions.moving.formers import make_former
+from django_kvsessions.moving.bulk import Mover
+from django_kvsessions.moving.formers import Left, make_former
+from django_kvsessions.moving.formers.base import GONE
+from django_kvsessions.moving.formers.files import FileFormer
 from django_kvsessions.stores import stores
 from tests.moving.test_reading_through import BACKENDS, saved
 from tests.support.servers import serve
@@ -170,6 +173,7 @@ call_command("migratesessions", *sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_killed_one_goes_on_where_it_was(
     tmp_path: Path, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch, processes: str
@@ -186,15 +190,15 @@ def test_a_killed_one_goes_on_where_it_was(
     line += ["--processes", processes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(os.listdir(tmp_path / "files")) > 250 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode in (0, -signal.SIGKILL)
     done = subprocess.run(
-        line, check=False, env=environment, capture_output=True, text=True, timeout=60
+        line, check=False, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "failed: 0" in done.stdout
@@ -202,6 +206,35 @@ def test_a_killed_one_goes_on_where_it_was(
     settings.SESSION_STORES = {"default": {"LOCATION": tmp_path / "sessions"}}
     stores.close_all()
     assert [SessionStore(key)["number"] for key in keys] == list(range(300))
+
+
+SLOW_TO_END = """
+import time
+from collections import Counter
+from multiprocessing.util import Finalize
+from django.conf import settings
+settings.configure()
+from django_kvsessions.moving.parallel import in_processes
+
+def work(part):
+    # Once it has said all, as a store has that writes to a slow disk.
+    Finalize(None, time.sleep, args=(0.5,), exitpriority=1)
+    yield Counter(moved=1)
+
+print(sum(in_processes(2, work), Counter()))
+"""
+
+
+def test_a_process_may_take_its_time_to_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_TO_END],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "Counter({'moved': 2})\n", done.stderr
 
 
 def test_it_runs_while_the_site_serves(tmp_path: Path, settings: DjangoSettings) -> None:
@@ -225,11 +258,78 @@ def test_it_runs_while_the_site_serves(tmp_path: Path, settings: DjangoSettings)
     thread.start()
     for _ in range(3):
         migrate("--from", BACKENDS + "file", "--batch-size", "3", "--delete")
-    thread.join(60)
+    thread.join(300)
     assert errors == []
     for place, key in enumerate(reversed(keys)):
         expected = {} if place % 3 == 0 else {"number": 99 - place, "seen": True}
         assert dict(SessionStore(key).items()) == expected
+
+
+@pytest.fixture
+def file_mover(settings: DjangoSettings) -> Mover:
+    """Its steps for a session are several, between which others come."""
+    settings.SESSION_FALLBACK_ENGINES = [BACKENDS + "file"]
+    return Mover(make_former(BACKENDS + "file"), stores["default"], delete=True, verify=True)
+
+
+def test_a_request_that_has_just_taken_a_session_over_keeps_it(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+    taken, is_over = threading.Event(), threading.Event()
+    seen: list[dict[str, Any]] = []
+    request = threading.Thread(target=lambda: seen.append(dict(SessionStore(key).items())))
+
+    def held(self: FileFormer, session_key: str, left: Left) -> bool:
+        if threading.current_thread() is not request:
+            request.start()
+            assert taken.wait(60)
+            return take(self, session_key, left)
+        is_mine = take(self, session_key, left)
+        taken.set()
+        assert is_over.wait(60)
+        return is_mine
+
+    monkeypatch.setattr(FileFormer, "take", held)
+    file_mover.move([key])
+    is_over.set()
+    request.join(60)
+    assert seen == [{"a": 1}]
+    assert dict(SessionStore(key).items()) == {"a": 1}
+
+
+def test_two_commands_at_once_lose_nothing(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+
+    def overtaken(self: FileFormer, session_key: str, left: Left) -> bool:
+        monkeypatch.setattr(FileFormer, "take", take)
+        file_mover.move([key])
+        return take(self, session_key, left)
+
+    monkeypatch.setattr(FileFormer, "take", overtaken)
+    file_mover.move([key])
+    assert dict(SessionStore(key).items()) == {"a": 1}
+
+
+def test_a_logout_by_the_former_engine_meanwhile_holds(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+
+    def ended(self: FileFormer, session_key: str, left: Left) -> bool:
+        self.engine(session_key).delete(session_key)
+        return take(self, session_key, left)
+
+    # Twice, as after a run that was killed with the session in both houses.
+    Mover(file_mover.former, file_mover.store).move([key])
+    monkeypatch.setattr(FileFormer, "take", ended)
+    assert file_mover.move([key]) == {GONE: 1}
+    assert dict(SessionStore(key).items()) == {}
 
 
 # Between stores
@@ -283,7 +383,7 @@ def test_a_second_pass_brings_what_changed_under_traffic(settings: DjangoSetting
     for _ in range(2):
         migrate(*COPY, "--batch-size", "7")
     is_over.set()
-    thread.join(60)
+    thread.join(300)
     migrate(*COPY)
     settings.SESSION_STORE_ALIAS = "other"
     for key in keys:

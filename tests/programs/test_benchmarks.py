@@ -120,6 +120,18 @@ def test_engine_whose_server_is_missing_is_left_out_and_named(tmp_path: Path) ->
     assert "Left out: kvsessions-redis: redis-server is not installed: apt-get" in run.output
 
 
+def test_all_sessions_are_moved_out_of_each_engine(tmp_path: Path) -> None:
+    arguments = ["--sessions=50", "--rounds=1", "--processes=1,2"]
+    run = tiny_run(tmp_path, "moving", *arguments, "--engines=file,db-sqlite-wal")
+    for part in ("moved", "megabytes"):
+        rows = run.results[part]
+        assert rows.keys() == {"file", "db-sqlite-wal"}
+        for row in rows.values():
+            assert row.keys() == {"1", "2"}
+            assert all(len(figures) == 1 and figures[0] > 0 for figures in row.values())
+    assert "Sessions a second, 50 sessions" in run.output
+
+
 def test_stopped_run_says_so_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "engines", "--engines=file", "--sizes=1000"]
     command += ["--batch=20", f"--folder={tmp_path}"]

@@ -47,10 +47,12 @@ class DatabaseFormer(Former):
         return rows
 
     def load(self, session_key: str) -> Left | None:
-        found = self.rows.filter(pk=session_key).values_list("session_data", "expire_date").first()
-        if found is None or (expires := found[1].timestamp()) <= now():
+        rows = self.rows.filter(pk=session_key).values_list("pk", "session_data", "expire_date")
+        found = rows.first()
+        # MySQL takes upper and lower case for the same, and would give one session many ids.
+        if found is None or found[0] != session_key or (expires := found[2].timestamp()) <= now():
             return None
-        text = found[0]
+        text = found[1]
         try:
             return Left(self.read(session_key, text), expires, text)
         except Undecodable:

@@ -53,6 +53,12 @@ class Command(BaseCommand):
             help="Another SESSION_ENGINE to compare with, such as "
             "django.contrib.sessions.backends.db. Default: %(default)s.",
         )
+        parser.add_argument(
+            "--move",
+            choices=["db", "cached_db", "file"],
+            help="Begin on that engine of Django's, move to the other one under traffic, all that "
+            "is left with migratesessions, and move back.",
+        )
         for name, default, what in (
             ("requests", 3000, "How many HTTP requests to make, at least"),
             ("clients", 8, "How many visitors are there at a time"),
@@ -96,6 +102,8 @@ class Command(BaseCommand):
         for name in ("gunicorn", "httpx"):
             if find_spec(name) is None:
                 raise CommandError(f"{name} is not installed: pip install gunicorn httpx")
+        from demo.moving import Move
+        from demo.residents import MoveTally
         from demo.traffic import Traffic
 
         workers, threads, clients = options["workers"], options["threads"], options["clients"]
@@ -125,10 +133,20 @@ class Command(BaseCommand):
             line += ["--workers", str(workers), "--threads", str(threads)]
             return [*line, "--bind", f"127.0.0.1:{port}"]
 
-        tally = Tally()
-        with Server(gunicorn_command, env=environment) as server:
-            traffic = Traffic(server, tally, [*MANAGE, "clearsessions"], environment)
-            asyncio.run(traffic.run(options["requests"], clients, options["seconds"]))
+        requests, seconds = options["requests"], options["seconds"]
+        tally: Tally
+        if options["move"]:
+            tally = MoveTally()
+            former = f"django.contrib.sessions.backends.{options['move']}"
+            (folder / "engine.json").write_text(json.dumps({"SESSION_ENGINE": former}))
+            with Server(gunicorn_command, env=environment) as server:
+                move = Move(server, tally, MANAGE, environment, log, workers)
+                asyncio.run(move.move(former, options["engine"], requests, clients, seconds))
+        else:
+            tally = Tally()
+            with Server(gunicorn_command, env=environment) as server:
+                traffic = Traffic(server, tally, [*MANAGE, "clearsessions"], environment)
+                asyncio.run(traffic.run(requests, clients, seconds))
         self.stdout.write(tally.report())
         if not tally.is_clean:
             self.complain(tally, log)
