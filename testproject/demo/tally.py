@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-#: How long after a worker was killed a broken connection may be blamed on that.
+#: Seconds after the end of a worker in which a request may still be given to it.
 KILL_WINDOW = 2.0
 
 
@@ -56,9 +55,9 @@ class Tally:
     let_in: dict[str, str] = field(default_factory=dict)
     crossed: dict[str, str] = field(default_factory=dict)
 
-    def kill_explains_it(self) -> bool:
-        """Whether a connection that breaks now may do so because its worker was ended."""
-        return time.monotonic() - self.killed_at < KILL_WINDOW
+    def kill_explains_it(self, began: float) -> bool:
+        """Whether a connection of a request that began then may break because its worker ended."""
+        return began - self.killed_at < KILL_WINDOW
 
     @property
     def is_clean(self) -> bool:

@@ -105,7 +105,7 @@ class Traffic:
         assert self.server.process is not None
         former = self.tally.workers.copy()
         self.server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(map(self.is_ours, former)) and time.monotonic() < deadline:
             # What they were doing when they ended may be cut off.
             self.tally.killed_at = time.monotonic()

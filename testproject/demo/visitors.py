@@ -120,11 +120,11 @@ class Browser:
         )
 
     async def send(self, method: str, path: str, form: dict[str, Any] | None) -> httpx.Response:
-        disturbed = self.tally.disturbed
+        disturbed, began = self.tally.disturbed, time.monotonic()
         try:
             response = await self.client.request(method, path, data=form)
         except httpx.TransportError as error:
-            if self.tally.kill_explains_it() and not isinstance(error, httpx.TimeoutException):
+            if self.tally.kill_explains_it(began) and not isinstance(error, httpx.TimeoutException):
                 self.tally.cut_off += 1
                 raise CutOff from error
             self.tally.errors.append(f"{method} {path}: {type(error).__name__}: {error}")

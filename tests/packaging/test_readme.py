@@ -167,7 +167,7 @@ def test_every_store_is_in_the_table() -> None:
         f"{path.relative_to(stores).with_suffix('').parts[0]}.{name}"
         for path in stores.rglob("*.py")
         if path.stem not in ("base", "paged")
-        for name in re.findall(r"^class (\w+Store)\(\w*Store\)", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^class (\w+Store)\(\w*Store\b", path.read_text(), re.MULTILINE)
     }
     listed = set(re.findall(r"^\| `(\w+\.\w+Store)`", README, re.MULTILINE))
     assert listed == defined

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from freezegun import freeze_time
 
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
@@ -457,7 +459,7 @@ class TestTheMap:
 
         def fill() -> None:
             nonlocal created
-            while store.create(key(created), record(b"x" * 20_000, life=2.0)):
+            while store.create(key(created), record(b"x" * 20_000, life=60.0)):
                 created += 1
 
         with pytest.raises(StoreUnavailable, match=r"full at 2097152.*max_map_size") as raised:
@@ -466,9 +468,9 @@ class TestTheMap:
         assert created > 50
         assert store.load(key(created)) is None
         assert store.delete(key(0)) is True
-        time.sleep(2.1)
-        assert sum(store.delete_expired()) == created - 1
-        assert store.create(key(created), record(b"x" * 20_000))
+        with freeze_time(timedelta(seconds=61), tick=True):
+            assert sum(store.delete_expired()) == created - 1
+            assert store.create(key(created), record(b"x" * 20_000))
 
 
 FILL = """
