@@ -509,6 +509,24 @@ def test_a_new_secret_key_ends_no_session(
     assert len(sessions_of(alice())) == 1
 
 
+def test_the_receiver_of_the_readme_ends_those_of_a_disabled_account(
+    browser: Callable[..., Browser],
+) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = [part for part in text.split("```") if "end_sessions_of_disabled_users" in part]
+    names: dict[str, Any] = {}
+    exec(block.removeprefix("python"), names)
+    here = browser()
+    here.get("login")
+    user = alice()
+    user.save()
+    assert len(sessions_of(user)) == 1
+    user.is_active = False
+    user.save()
+    assert sessions_of(user) == []
+    assert not here.is_in
+
+
 # Limits
 
 
