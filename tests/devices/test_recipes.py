@@ -100,6 +100,6 @@ def test_allauths_logins_are_listed_and_no_table_has_a_session_key(tmp_path: Pat
     require_driver("allauth")
     program = [sys.executable, "-W", "default", "-m", "tests.devices.allauth_site", str(tmp_path)]
     ran = subprocess.run(
-        program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120
+        program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr
