@@ -7,6 +7,7 @@ SESSION_RECORD_IP say, and labels of the site's own. A card of nothing has no by
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ USER_AGENT_SIZE = 255
 LABEL_NAME_SIZE = 32
 LABEL_SIZE = 255
 MOST_LABELS = 8
+#: Characters that are looked at of an address, which may have the name of a network card.
+ADDRESS_SIZE = 100
 
 
 class Card(NamedTuple):
@@ -52,9 +55,15 @@ def renewed(data: bytes, meta: Mapping[str, Any] | None, labels: Mapping[str, st
 
     ``None`` takes a label away. ``ValueError`` for too many of them.
     """
-    user_agent, ip, former = unpack(data)
-    if meta is not None:
-        user_agent, ip = visitor(meta)
+    if meta is None:
+        if not labels:
+            return data
+        user_agent, ip, former = unpack(data)
+    else:
+        user_agent, ip, unlabelled = _visitor(meta)
+        if data == unlabelled and not labels:
+            return data
+        former = unpack(data).labels
     named = {**former, **labels}
     return pack(
         Card(user_agent, ip, {name: text for name, text in named.items() if text is not None})
@@ -63,22 +72,37 @@ def renewed(data: bytes, meta: Mapping[str, Any] | None, labels: Mapping[str, st
 
 def visitor(meta: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """User agent and address of a request's META, as the settings want them, bounded."""
-    user_agent = _user_agent(meta.get("HTTP_USER_AGENT")) if conf.record_device() else None
-    kept = conf.record_ip()
-    return user_agent, _address(meta.get("REMOTE_ADDR"), kept) if kept else None
+    return _visitor(meta)[:2]
 
 
-def _user_agent(text: object) -> str | None:
+def _visitor(meta: Mapping[str, Any]) -> tuple[str | None, str | None, bytes]:
+    """And the card of both."""
+    agent, kept = meta.get("HTTP_USER_AGENT"), conf.record_ip()
+    return _read(
+        agent[: 4 * USER_AGENT_SIZE] if isinstance(agent, str) and conf.record_device() else None,
+        str(meta.get("REMOTE_ADDR"))[:ADDRESS_SIZE] if kept else None,
+        kept,
+    )
+
+
+@lru_cache(maxsize=1024)  # A browser sends the same with each request.
+def _read(
+    agent: str | None, address: str | None, kept: str | None
+) -> tuple[str | None, str | None, bytes]:
+    user_agent = None if agent is None else _user_agent(agent)
+    ip = _address(address, kept) if address and kept else None
+    return user_agent, ip, pack(Card(user_agent, ip, {}))
+
+
+def _user_agent(text: str) -> str | None:
     """What can be printed of it: a client may send any bytes."""
-    if not isinstance(text, str):
-        return None
-    printable = "".join(filter(str.isprintable, text[: 4 * USER_AGENT_SIZE])).strip()
+    printable = "".join(filter(str.isprintable, text)).strip()
     return printable.encode()[:USER_AGENT_SIZE].decode(errors="ignore") or None
 
 
-def _address(text: object, kept: str) -> str | None:
+def _address(text: str, kept: str) -> str | None:
     try:
-        address = ip_address(str(text).partition("%")[0])
+        address = ip_address(text.partition("%")[0])
     except ValueError:
         # A socket of the machine's own has none, and some proxies say "unknown".
         return None

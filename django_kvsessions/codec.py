@@ -30,6 +30,7 @@ import hashlib
 import os
 import struct
 import zlib
+from functools import partial
 from hmac import compare_digest
 from typing import NamedTuple
 
@@ -285,5 +286,5 @@ def _tag(digest: hashlib.blake2b, tagged: bytes) -> bytes:
     return digest.digest()
 
 
-def _digests() -> tuple[hashlib.blake2b, ...]:
-    return keyed(b"kvsessions.tag", _TAG_SIZE)
+# Not a function of its own, which each load and save would call.
+_digests = partial(keyed, b"kvsessions.tag", _TAG_SIZE)

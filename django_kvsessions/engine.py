@@ -41,10 +41,9 @@ class SessionStore(Logins):
         if (session_key := self.session_key) is None:
             return {}
         key = codec.storage_key(session_key)
-        self._loaded_id = session_key, key
+        place = self._loaded_place = Place(key, session_key)
         store = self.store
         limit = LARGEST_RATIO * store.max_record_size
-        place = Place(key, session_key)
         try:
             record = store.load(key)
         except StoreUnavailable as error:
@@ -60,7 +59,8 @@ class SessionStore(Logins):
     async def aload(self) -> SessionData:
         if self.session_key is None:
             return {}
-        return self._loaded(await self._find(awaiting, self._place))
+        place = self._loaded_place = self._place
+        return self._loaded(await self._find(awaiting, place))
 
     def _loaded(self, answer: Answer) -> SessionData:
         # Where it is asked for once more: what this object has changed, it has changed since the

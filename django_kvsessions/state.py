@@ -60,8 +60,8 @@ class State(Lifetime):
     _saved: Saved | None = None
     # What the cookie was sent for that the visitor has.
     _sent: Saved | None = None
-    # The id that was loaded, and its storage key, which the save needs too.
-    _loaded_id: tuple[str, bytes] = "", b""
+    # Where the id was loaded from, which the save needs too.
+    _loaded_place = Place(b"", None)
     # Where another request has moved the session.
     _moved_to: Place | None = None
     # Whether what is saved next replaces everything, whoever wrote it.
@@ -130,10 +130,11 @@ class State(Lifetime):
     def _place(self) -> Place:
         if self._moved_to is not None:
             return self._moved_to
-        session_key, loaded = self.session_key, self._loaded_id
+        session_key, loaded = self.session_key, self._loaded_place
         assert session_key is not None
-        key = loaded[1] if loaded[0] == session_key else codec.storage_key(session_key)
-        return Place(key, session_key)
+        if loaded.opener == session_key:
+            return loaded
+        return Place(codec.storage_key(session_key), session_key)
 
     # Loading
 
@@ -152,7 +153,7 @@ class State(Lifetime):
 
     def _exchange_id(self, session_key: str, key: bytes) -> None:
         """Go on under an ordinary id, in the place of a cookie that was the session itself."""
-        self._session_key, self._loaded_id = session_key, (session_key, key)
+        self._session_key, self._loaded_place = session_key, Place(key, session_key)
         self._is_exchanged = self.modified = True
 
     async def _open(self, call: Colour, place: Place, record: Record | None) -> Answer:

@@ -75,7 +75,7 @@ class Updates(State):
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
         self._keep(store, saved)
-        if is_new and saved.user is None:
+        if is_new and saved.user is None and session_started.receivers:
             await tell(call, session_started, store, user_id=None, user_agent=None, ip=None)
         return True
 

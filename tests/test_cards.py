@@ -349,6 +349,23 @@ def test_nothing_of_a_visitor_is_looked_at_where_nothing_is_written(
     assert get("read") == 200
 
 
+def test_nothing_of_a_visitor_is_parsed_at_a_write_that_is_no_login(
+    get: Callable[..., int], settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MIDDLEWARE = [OURS]
+    settings.SESSION_RECORD_IP = "network"
+    get("login")
+
+    def fail(*args: object) -> None:
+        raise AssertionError
+
+    for name in ("_user_agent", "ip_address", "pack", "unpack"):
+        monkeypatch.setattr(cards, name, fail)
+    assert get("write") == 200
+    monkeypatch.undo()
+    assert (only().user_agent, only().ip) == (CHROME, "127.0.0.0/24")
+
+
 def test_a_card_cannot_be_changed_by_who_has_the_store(caplog: pytest.LogCaptureFixture) -> None:
     session = logged_in("7")
     key = codec.storage_key(str(session.session_key))

@@ -25,6 +25,7 @@ from django.contrib.auth import (
 )
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.base import UpdateError
+from django.db.models.signals import post_save
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
@@ -507,6 +508,31 @@ def test_a_new_secret_key_ends_no_session(
     assert len(sessions_of(alice())) == 2
     here.get("password")
     assert len(sessions_of(alice())) == 1
+
+
+@pytest.fixture
+def receiver() -> Iterator[None]:
+    """That of the documentation, which is to be heard in its test alone."""
+    text = (Path(__file__).parents[1] / "docs" / "owners.md").read_text()
+    (block,) = [part for part in text.split("```") if "end_sessions_of_disabled_users" in part]
+    names: dict[str, Any] = {}
+    exec(block.removeprefix("python"), names)
+    yield
+    assert post_save.disconnect(names["end_sessions_of_disabled_users"], sender=User)
+
+
+def test_the_documented_receiver_ends_the_sessions_of_a_disabled_account(
+    receiver: None, browser: Callable[..., Browser]
+) -> None:
+    here = browser()
+    here.get("login")
+    user = alice()
+    user.save()
+    assert len(sessions_of(user)) == 1
+    user.is_active = False
+    user.save()
+    assert sessions_of(user) == []
+    assert not here.is_in
 
 
 # Limits

@@ -33,7 +33,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = "/account/sessions/"
 #: Seconds that anything may take, on a very busy machine.
-PATIENCE = 120
+PATIENCE = 300
 
 
 def site_server(var: Path, *, plain: bool = False) -> Server:

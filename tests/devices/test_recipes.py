@@ -14,12 +14,13 @@ from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
 from django.core import mail
 from django.template.loader import get_template
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from django.urls import URLResolver, path
 from django.urls.resolvers import RegexPattern
 
 import django_kvsessions
-from django_kvsessions.owners import end_sessions
+from django_kvsessions.engine import SessionStore
+from django_kvsessions.owners import end_sessions, sessions_of
 from django_kvsessions.signals import session_started
 from tests.support.servers import require_driver
 
@@ -95,11 +96,62 @@ def test_a_mail_tells_of_a_device_that_is_new_and_of_no_other(examples: dict[str
     assert log_in(FIREFOX) == 1
 
 
+@pytest.mark.parametrize(
+    ("claims", "status", "left"),
+    [
+        ({"sub": "alice", "sid": "one"}, 200, [2, 3, 4, 5]),
+        ({"sub": "alice"}, 200, [4, 5]),
+        ({"sub": "alice", "sid": "none"}, 200, [1, 2, 3, 4, 5]),
+        ({"sub": "nobody"}, 200, [1, 2, 3, 4, 5]),
+        ({"sid": "one"}, 400, [1, 2, 3, 4, 5]),
+        ({"sub": "alice", "nonce": "n"}, 400, [1, 2, 3, 4, 5]),
+        ({"sub": "alice", "events": {}}, 400, [1, 2, 3, 4, 5]),
+        (None, 400, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_logout_token_ends_the_sessions_it_names_and_no_other(
+    examples: dict[str, Any], claims: dict[str, Any] | None, status: int, left: list[int]
+) -> None:
+    users = {"alice": "7", "bob": "8"}
+    opened = {
+        number: logged_in(user_id, sid)
+        for number, (user_id, sid) in enumerate(
+            [("7", "one"), ("7", "two"), ("7", None), ("8", "one"), ("8", None)], 1
+        )
+    }
+
+    def verify(token: str) -> dict[str, Any]:
+        if claims is None or token != "signed":
+            raise ValueError
+        return {"events": {examples["LOGOUT"]: {}}, **claims}
+
+    examples.update(verify=verify, user_of=users.get)
+    request = RequestFactory().post("/backchannel-logout/", {"logout_token": "signed"})
+    try:
+        assert examples["backchannel_logout"](request).status_code == status
+        there = {found.public_id for user in users.values() for found in sessions_of(user)}
+        assert [number for number, each in opened.items() if each.public_id in there] == left
+        assert examples["backchannel_logout"](RequestFactory().get("/")).status_code == 405
+        bare = RequestFactory().post("/backchannel-logout/")
+        assert examples["backchannel_logout"](bare).status_code == 400
+    finally:
+        for user in users.values():
+            end_sessions(user)
+
+
+def logged_in(user_id: str, sid: str | None) -> SessionStore:
+    session = SessionStore()
+    session["_auth_user_id"] = user_id
+    session.label("sid", sid)
+    session.save()
+    return session
+
+
 @pytest.mark.servers
 def test_allauths_logins_are_listed_and_no_table_has_a_session_key(tmp_path: Path) -> None:
     require_driver("allauth")
     program = [sys.executable, "-W", "default", "-m", "tests.devices.allauth_site", str(tmp_path)]
     ran = subprocess.run(
-        program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120
+        program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr

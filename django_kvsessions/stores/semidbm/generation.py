@@ -161,13 +161,3 @@ class Generation:
             # It moved just now, and is found in its new place.
             return self.revision(key)
         return logfile.read_revision(log, (entry & PLACE_MASK) >> START_SHIFT)
-
-    def owner(self, key: bytes) -> bytes:
-        """The owner of a live record, without reading its data; empty where it is gone."""
-        entry = self.live(key)
-        if entry is None:
-            return b""
-        log = self.logs[entry & 1]
-        if log is None:
-            return self.owner(key)
-        return logfile.read_owner(log, (entry & PLACE_MASK) >> START_SHIFT)

@@ -33,6 +33,7 @@ from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
+from django_kvsessions.stores.semidbm.owners import Owners
 from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.succession import batches
 from django_kvsessions.stores.semidbm.syncing import Syncer
@@ -85,13 +86,14 @@ class SemidbmStore(Store):
         # With "full" a write waits for the disk.
         self.is_nonblocking = durability != "full"
         self._journal = Journal(self.path, lock_timeout)
-        self._work_in_background()
+        self._begin()
         forks.renew(self._after_fork)
         _instances.add(self)
 
-    def _work_in_background(self) -> None:
+    def _begin(self) -> None:
         self._syncer = Syncer(self._journal)
         self._compaction = Compaction(self._journal)
+        self._owners = Owners()
 
     # The contract
 
@@ -186,16 +188,18 @@ class SemidbmStore(Store):
                 yield key, record
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        """Reads the head of every record, and the data of the owner's."""
+        """The first call in a process reads the log, later ones what was appended since.
+
+        From then on the process keeps about 40 bytes in memory for each record.
+        """
         self.check_owner(owner)
         return self._scan_owner(owner)
 
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        for key in list(self._current().index):
-            if self._owner(key) == owner:
-                record = self.load(key)
-                if record is not None and record.owner == owner:
-                    yield key, record
+        for key in self._keys_of(owner):
+            record = self.load(key)
+            if record is not None and record.owner == owner:
+                yield key, record
 
     @reports_os_errors
     def setup(self) -> None:
@@ -249,8 +253,8 @@ class SemidbmStore(Store):
         return self._journal.current()
 
     @reports_os_errors
-    def _owner(self, key: bytes) -> bytes:
-        return self._journal.current().owner(key)
+    def _keys_of(self, owner: bytes) -> list[bytes]:
+        return self._owners.keys(self._journal.current(), owner)
 
     def _expired_keys(self) -> Iterator[bytes]:
         index = self._current().index
@@ -283,7 +287,7 @@ class SemidbmStore(Store):
         """In the child."""
         self._journal.after_fork()
         self._compaction.close()
-        self._work_in_background()
+        self._begin()
 
 
 _instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()
