@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import (
     auto_clean,
     compare,
+    costs,
     engines,
     figures,
     http,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "asgi": http.ASGI,
     "races": http.Races,
     "auto-clean": auto_clean.AutoClean,
+    "costs": costs.Costs,
     "load-profile": load_profile.LoadProfile,
     "compare": compare.Compare,
     "figures": figures.Figures,

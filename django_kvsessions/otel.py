@@ -20,7 +20,7 @@ The attributes are ``kvsessions.store`` (the alias) and ``kvsessions.operation``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from time import perf_counter
@@ -30,7 +30,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions import counts
 from django_kvsessions.stores import stores
-from django_kvsessions.stores.base import Store
+from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.paged import ColouredStore
 
 try:
@@ -44,8 +44,10 @@ except ImportError as error:
 __all__ = ["instrument"]
 
 SCOPE = "django_kvsessions"
-#: Of how many calls one is timed: a load takes hardly longer than to record how long it took.
+#: Of how many calls one is timed, a power of two: a load takes hardly longer than to record how
+#: long it took.
 SAMPLED = 32
+REST = SAMPLED - 1
 OPERATIONS = ("load", "create", "replace", "touch", "delete")
 #: What takes long enough to be timed each time.
 LONG = ("setup", "stats", "backup")
@@ -69,11 +71,6 @@ class _Operation:
         self.calls = self.conflicts = self.failures = 0
         self.is_long = name in LONG
         self.traced = False
-
-    def begin(self) -> bool:
-        """Whether this call is to be timed, or may be a span."""
-        self.calls = calls = self.calls + 1
-        return calls % SAMPLED == 1 or self.traced or self.is_long
 
 
 _operations: dict[tuple[str, str], _Operation] = {}
@@ -105,10 +102,12 @@ def instrument() -> None:
     def opened(alias: str, store: Store) -> None:
         for name in (*OPERATIONS, *LONG):
             operation = _operations.setdefault((alias, name), _Operation(alias, name))
-            setattr(store, name, _observed(store, name, operation, duration))
+            observe: Callable[..., object] = _observed_load if name == "load" else _observed
+            setattr(store, name, observe(getattr(store, name), operation, duration))
             # The async variants of others come to the sync ones, and are counted there.
             if isinstance(store, ColouredStore) and _overrides(store, f"a{name}"):
-                setattr(store, f"a{name}", _aobserved(store, f"a{name}", operation, duration))
+                method = getattr(store, f"a{name}")
+                setattr(store, f"a{name}", _aobserved(method, operation, duration))
 
     stores.on_open.append(opened)
     for alias, store in stores.opened_by_alias().items():
@@ -152,20 +151,39 @@ def _timed(operation: _Operation, duration: metrics.Histogram) -> Iterator[None]
     duration.record(perf_counter() - started, operation.attributes)
 
 
-def _observed(
-    store: Store, name: str, operation: _Operation, duration: metrics.Histogram
-) -> Callable[..., Any]:
-    kind = type(store)
-
-    @wraps(getattr(kind, name))
-    def observed(*args: Any, **kwargs: Any) -> Any:
+def _observed_load(
+    method: Callable[[bytes], Record | None], operation: _Operation, duration: metrics.Histogram
+) -> Callable[[bytes], Record | None]:
+    # As below, but for what any number of arguments would cost: a load takes microseconds.
+    @wraps(method)
+    def observed(key: bytes) -> Record | None:
+        operation.calls = calls = operation.calls + 1
         try:
-            # By way of the class, whose method may be replaced meanwhile.
-            if operation.begin():
-                with _timed(operation, duration):
-                    result = getattr(kind, name)(store, *args, **kwargs)
+            if calls & REST != 1 and not operation.traced:
+                return method(key)
+            with _timed(operation, duration):
+                return method(key)
+        except Exception:
+            operation.failures += 1
+            raise
+
+    return observed
+
+
+def _observed(
+    method: Callable[..., Any], operation: _Operation, duration: metrics.Histogram
+) -> Callable[..., Any]:
+    is_long = operation.is_long
+
+    @wraps(method)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        operation.calls = calls = operation.calls + 1
+        try:
+            if calls & REST != 1 and not (operation.traced or is_long):
+                result = method(*args, **kwargs)
             else:
-                result = getattr(kind, name)(store, *args, **kwargs)
+                with _timed(operation, duration):
+                    result = method(*args, **kwargs)
         except Exception:
             operation.failures += 1
             raise
@@ -177,18 +195,19 @@ def _observed(
 
 
 def _aobserved(
-    store: Store, name: str, operation: _Operation, duration: metrics.Histogram
-) -> Callable[..., Any]:
-    kind = type(store)
+    method: Callable[..., Awaitable[Any]], operation: _Operation, duration: metrics.Histogram
+) -> Callable[..., Awaitable[Any]]:
+    is_long = operation.is_long
 
-    @wraps(getattr(kind, name))
+    @wraps(method)
     async def observed(*args: Any, **kwargs: Any) -> Any:
+        operation.calls = calls = operation.calls + 1
         try:
-            if operation.begin():
-                with _timed(operation, duration):
-                    result = await getattr(kind, name)(store, *args, **kwargs)
+            if calls & REST != 1 and not (operation.traced or is_long):
+                result = await method(*args, **kwargs)
             else:
-                result = await getattr(kind, name)(store, *args, **kwargs)
+                with _timed(operation, duration):
+                    result = await method(*args, **kwargs)
         except Exception:
             operation.failures += 1
             raise

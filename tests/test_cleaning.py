@@ -15,13 +15,16 @@ import django
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, override_settings
+from freezegun import freeze_time
 
 from django_kvsessions import cleaning, conf
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record
+from django_kvsessions.stores.lmdb import LMDBStore
 from django_kvsessions.stores.memory import MemoryStore
 from django_kvsessions.stores.semidbm import SemidbmStore
+from django_kvsessions.stores.semidbm.compaction import Compaction
 from tests.support.odd_stores import RecordingStore
 
 ROOT = Path(__file__).parent.parent
@@ -276,14 +279,35 @@ def test_a_task_removes_what_has_expired_up_to_a_limit() -> None:
     assert tasks.clean_sessions.enqueue(alias="memory").return_value == 0
 
 
-@pytest.mark.parametrize("kind", [SemidbmStore, MemoryStore])
+@pytest.mark.parametrize("kind", [SemidbmStore, LMDBStore, MemoryStore])
 def test_a_month_of_short_sessions_without_cron_stays_within_twice_the_living(
     kind: type, tmp_path: Path
 ) -> None:
     """Short here; ``python -m benchmarks auto-clean`` for the whole of it."""
     from benchmarks.auto_clean import simulate
 
-    store = kind(tmp_path / "sessions") if kind is SemidbmStore else kind()
+    store = kind() if kind is MemoryStore else kind(tmp_path / "sessions")
     most = simulate(store, living=4000, lives=5)
     assert most.records < 2 * 4000
+    if kind is not MemoryStore:
+        assert 0 < most.live_size <= most.size < 2 * most.live_size
     store.close()
+
+
+def test_a_clean_up_after_a_rush_gives_the_room_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by chance before it.
+    monkeypatch.setattr(Compaction, "soon", lambda compaction: None)
+    with freeze_time() as clock:
+        store = SemidbmStore(tmp_path / "sessions")
+        for number in range(12_000):
+            store.create(b"%032d" % number, Record(bytes(600), time.time() + 60, 1))
+        size = store.stats().size or 0
+        clock.tick(61)
+        for number in range(100):
+            store.create(b"n%031d" % number, Record(bytes(600), time.time() + 60, 1))
+        assert sum(store.delete_expired()) == 12_000
+        assert (store.stats().size or 0) < size / 50
+        assert len(list(store.scan())) == 100
+        store.close()

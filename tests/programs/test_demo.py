@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from django_kvsessions.stores.semidbm import SemidbmStore
 from tests.support.servers import missing
 from testservers import registry
 
@@ -19,9 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 # As long as it takes on a busy machine: a run ends with its last request.
 DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo", "--seconds", "120"]
 
+ENGINE = "django_kvsessions.engine"
+ENCRYPTED = f"{ENGINE} --encryption --keep"
 #: How many requests it takes to show what an engine is worth.
 REQUESTS = {
-    "django_kvsessions.engine": 300,
+    ENGINE: 300,
+    ENCRYPTED: 300,
     "tests.programs.broken_engines.reviving": 100,
     "tests.programs.broken_engines.muddled": 200,
 }
@@ -52,7 +57,7 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
     """What the demo did with an engine. All of them run at a time, because each waits a lot."""
     processes = {
         engine: subprocess.Popen(
-            [*DEMO, "--engine", engine, "--requests", str(requests), "--clients", "4"],
+            [*DEMO, "--requests", str(requests), "--clients", "4", "--engine", *engine.split()],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -73,10 +78,11 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
         outcome_of(engine)
 
 
+@pytest.mark.parametrize("engine", [ENGINE, ENCRYPTED])
 def test_the_demo_finds_nothing_wrong_with_the_engine(
-    outcome_of: Callable[[str], Outcome],
+    engine: str, outcome_of: Callable[[str], Outcome]
 ) -> None:
-    outcome = outcome_of("django_kvsessions.engine")
+    outcome = outcome_of(engine)
     assert outcome.exit_code == 0, outcome.output + outcome.complaint
     assert [outcome.figure(label) for label in NOTHING] == [0] * len(NOTHING)
     assert outcome.figure("requests in flight at a login") > 0
@@ -89,6 +95,20 @@ def test_the_demo_finds_nothing_wrong_with_the_engine(
     assert outcome.figure("sessions created") > outcome.figure("sessions ended") > 0
     assert outcome.figure("sessions cleared") > 0
     assert outcome.figure("workers killed") == 1
+
+
+def test_the_demo_encrypts_where_it_is_asked_to(outcome_of: Callable[[str], Outcome]) -> None:
+    output = outcome_of(ENCRYPTED).output
+    found = re.search(r"^The data and gunicorn\.log are in (.+)$", output, re.MULTILINE)
+    assert found, output
+    sessions = SemidbmStore(Path(found[1]) / "sessions")
+    flags = [record.data[1] for _, record in sessions.scan()]
+    sessions.close()
+    shutil.rmtree(found[1])
+    # But for notices, which stand in the place of sessions with another id.
+    encrypted = [bool(each & 8) for each in flags if not each & 2]
+    assert encrypted
+    assert all(encrypted)
 
 
 def test_the_demo_fails_when_a_slow_request_brings_a_session_back_after_logout(

@@ -107,7 +107,7 @@ class AlwaysCompacting(SemidbmStore):
 
 
 def always_compacting(folder: Path) -> SemidbmStore:
-    generation.GARBAGE_FLOOR = 0
+    generation.SMALL_LOG = 0
     compaction.COMPACTION_PAUSE = 0.05
     succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
@@ -123,7 +123,7 @@ class TestUnderStress(Processes):
     @pytest.fixture
     def make_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
         # What ``always_compacting`` changes is put back after the test.
-        monkeypatch.setattr(generation, "GARBAGE_FLOOR", generation.GARBAGE_FLOOR)
+        monkeypatch.setattr(generation, "SMALL_LOG", generation.SMALL_LOG)
         monkeypatch.setattr(compaction, "COMPACTION_PAUSE", compaction.COMPACTION_PAUSE)
         monkeypatch.setattr(succession, "MOVE_BATCH", succession.MOVE_BATCH)
         return partial(always_compacting, folder)
@@ -641,7 +641,7 @@ def test_deletes_during_a_compaction_stay_deleted(
 def test_garbage_is_compacted_by_itself(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 10_000)
+    monkeypatch.setattr(generation, "SMALL_LOG", 10_000)
     reader = SemidbmStore(folder)
     store.create(key(1), record(1))
     for revision in range(2000):
@@ -659,7 +659,7 @@ def test_garbage_is_compacted_by_itself(
 def test_clean_up_ends_with_a_compaction_where_it_pays(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 1000)
+    monkeypatch.setattr(generation, "SMALL_LOG", 1000)
     for number in range(1000):
         store.create(key(number), record(number, expires=LATER if number < 100 else 1.0))
     before = (folder / "data").stat().st_size
