@@ -81,7 +81,7 @@ def cleaners():
 
 def settle():
     for thread in cleaners():
-        thread.join(30)
+        thread.join(200)
 
 def expired():
     return store.stats().expired
@@ -103,7 +103,7 @@ def site(tmp_path: Path) -> Callable[..., list[str]]:
             [sys.executable, "-X", "dev", "-c", values + SITE + code],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         )
@@ -171,11 +171,11 @@ from tests.support.odd_stores import RecordingStore
 began, gate = threading.Event(), threading.Event()
 def delete_expired(self, *, batch_size):
     began.set()
-    gate.wait(30)
+    gate.wait(200)
     yield 1
 RecordingStore.delete_expired = delete_expired
 request()
-assert began.wait(30)
+assert began.wait(200)
 for _ in range(10): request()
 print(len(cleaners()))
 gate.set()
@@ -205,11 +205,11 @@ began, gate = threading.Event(), threading.Event()
 real = type(store).delete_expired
 def delete_expired(self, *, batch_size):
     began.set()
-    gate.wait(30)
+    gate.wait(200)
     return iter(())
 type(store).delete_expired = delete_expired
 request()
-assert began.wait(30)
+assert began.wait(200)
 child = os.fork()
 if child == 0:
     type(store).delete_expired = real

@@ -73,7 +73,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             [sys.executable, "-c", f"STORES = {stores!r}\n{PRELUDE}{code}"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         )
@@ -196,17 +196,17 @@ def test_the_example_publishes_for_prometheus() -> None:
         missing("the exporter is missing: pip install opentelemetry-exporter-prometheus")
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / "metrics" / "prometheus.py"), str(port), "60"],
+        [sys.executable, str(ROOT / "examples" / "metrics" / "prometheus.py"), str(port), "240"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         text = ""
         while "kvsessions_store_operations" not in text:
             assert time.monotonic() < deadline, text
             time.sleep(0.2)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
                     text = page.read().decode()
             except urllib.error.URLError:
                 continue

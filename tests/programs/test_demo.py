@@ -133,7 +133,7 @@ def test_the_demo_fails_when_sessions_are_mixed_up_or_lost(
 
 def test_an_unknown_store_is_refused_with_the_names_of_those_that_exist() -> None:
     result = subprocess.run(
-        [*DEMO, "--store", "abacus"], check=False, capture_output=True, text=True, timeout=60
+        [*DEMO, "--store", "abacus"], check=False, capture_output=True, text=True, timeout=240
     )
     assert result.returncode != 0
     assert "abacus" in result.stderr
