@@ -44,10 +44,9 @@ except ImportError as error:
 __all__ = ["instrument"]
 
 SCOPE = "django_kvsessions"
-#: Of how many calls one is timed, a power of two: a load takes hardly longer than to record how
-#: long it took.
-SAMPLED = 32
-REST = SAMPLED - 1
+#: Of how many calls one is timed, a power of two: to record how long a load took takes the SDK as
+#: long as the load.
+SAMPLED = 128
 OPERATIONS = ("load", "create", "replace", "touch", "delete")
 #: What takes long enough to be timed each time.
 LONG = ("setup", "stats", "backup")
@@ -63,14 +62,15 @@ COUNTED = {
 class _Operation:
     """One operation of one store: plain numbers, which the exporter's thread reads."""
 
-    __slots__ = ("attributes", "calls", "conflicts", "failures", "is_long", "traced")
+    __slots__ = ("attributes", "calls", "conflicts", "failures", "is_long", "rest")
 
     def __init__(self, alias: str, name: str) -> None:
         self.attributes = {"kvsessions.store": alias, "kvsessions.operation": name}
         # Two threads at once may lose one.
         self.calls = self.conflicts = self.failures = 0
         self.is_long = name in LONG
-        self.traced = False
+        # Calls whose number has none of these bits are timed, and may be spans; so is the first.
+        self.rest = 0
 
 
 _operations: dict[tuple[str, str], _Operation] = {}
@@ -139,9 +139,10 @@ def _counted(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
 def _timed(operation: _Operation, duration: metrics.Histogram) -> Iterator[None]:
     """Record how long it takes, and a span of it where what is around it is recorded."""
     # Not asked each time, for it takes as long as all else here.
-    operation.traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    is_traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    operation.rest = 0 if is_traced or operation.is_long else SAMPLED - 1
     span: AbstractContextManager[Any] = nullcontext()
-    if operation.traced and trace.get_current_span().is_recording():
+    if is_traced and trace.get_current_span().is_recording():
         name = f"kvsessions.{operation.attributes['kvsessions.operation']}"
         tracer = trace.get_tracer(SCOPE)
         span = tracer.start_as_current_span(name, attributes=operation.attributes)
@@ -159,7 +160,7 @@ def _observed_load(
     def observed(key: bytes) -> Record | None:
         operation.calls = calls = operation.calls + 1
         try:
-            if calls & REST != 1 and not operation.traced:
+            if calls & operation.rest:
                 return method(key)
             with _timed(operation, duration):
                 return method(key)
@@ -173,13 +174,11 @@ def _observed_load(
 def _observed(
     method: Callable[..., Any], operation: _Operation, duration: metrics.Histogram
 ) -> Callable[..., Any]:
-    is_long = operation.is_long
-
     @wraps(method)
     def observed(*args: Any, **kwargs: Any) -> Any:
         operation.calls = calls = operation.calls + 1
         try:
-            if calls & REST != 1 and not (operation.traced or is_long):
+            if calls & operation.rest:
                 result = method(*args, **kwargs)
             else:
                 with _timed(operation, duration):
@@ -197,13 +196,11 @@ def _observed(
 def _aobserved(
     method: Callable[..., Awaitable[Any]], operation: _Operation, duration: metrics.Histogram
 ) -> Callable[..., Awaitable[Any]]:
-    is_long = operation.is_long
-
     @wraps(method)
     async def observed(*args: Any, **kwargs: Any) -> Any:
         operation.calls = calls = operation.calls + 1
         try:
-            if calls & REST != 1 and not (operation.traced or is_long):
+            if calls & operation.rest:
                 result = await method(*args, **kwargs)
             else:
                 with _timed(operation, duration):
