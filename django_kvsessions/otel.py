@@ -8,8 +8,9 @@ Once in each process, after a worker was forked and the site's providers are set
 
 - ``kvsessions.store.operations``, ``.failures`` and ``.conflicts`` count the calls of each store,
   those that it raised in, and the conditional ones that another request was faster than.
-- ``kvsessions.store.operation.duration`` is a histogram in seconds, of one call in ``SAMPLED``,
-  and of all that take long: set-up, statistics, copies.
+- ``kvsessions.store.operation.duration`` is a histogram in seconds, of the first call,
+  and of one in 128; of all that take long: set-up, statistics, copies; and of all where tracing
+  is on.
 - ``kvsessions.session.retries`` and ``.rejected`` count saves that were tried again and records
   that do not verify; ``kvsessions.cleanup.runs``, ``.removed`` and ``.time`` tell of the automatic
   clean-up.

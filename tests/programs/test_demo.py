@@ -19,7 +19,7 @@ from testservers import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 # As long as it takes on a busy machine: a run ends with its last request.
-DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo", "--seconds", "120"]
+DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo", "--seconds", "300"]
 
 ENGINE = "django_kvsessions.engine"
 ENCRYPTED = f"{ENGINE} --encryption --keep"
@@ -69,7 +69,7 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
 
     def outcome_of(engine: str) -> Outcome:
         if engine not in outcomes:
-            output, complaint = processes[engine].communicate(timeout=240)
+            output, complaint = processes[engine].communicate(timeout=600)
             outcomes[engine] = Outcome(processes[engine].returncode, output, complaint)
         return outcomes[engine]
 
@@ -153,7 +153,7 @@ class TestEachStore:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
         if result.returncode == os.EX_UNAVAILABLE:
             missing(result.stderr)
