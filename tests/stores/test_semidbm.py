@@ -99,7 +99,7 @@ class TestFullDurability(StoreConformance):
 
 
 class AlwaysCompacting(SemidbmStore):
-    """Compacts at every clean-up and whenever a write notices any garbage at all."""
+    """Compacts at every clean-up and whenever a write notices a little garbage."""
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         yield from super().delete_expired(batch_size=batch_size)
@@ -107,7 +107,7 @@ class AlwaysCompacting(SemidbmStore):
 
 
 def always_compacting(folder: Path) -> SemidbmStore:
-    generation.SMALL_LOG = 0
+    generation.SMALL_LOG = 2000
     compaction.COMPACTION_PAUSE = 0.05
     succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
