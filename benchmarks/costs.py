@@ -85,7 +85,9 @@ class Costs(Command):
         store.close()
 
     def render(self, results: Result) -> Iterator[str]:
-        rows = {name: results[name] for name in ("load", "save") if name in results}
+        rows: dict[str, Result] = {
+            name: results[name] for name in ("load", "save") if name in results
+        }
         yield report.grid("microseconds of processor time", rows, ARMS)
 
 

@@ -107,7 +107,7 @@ class AlwaysCompacting(SemidbmStore):
 
 
 def always_compacting(folder: Path) -> SemidbmStore:
-    generation.SMALL_LOG = 2000
+    generation.SMALL_LOG = 20_000
     compaction.COMPACTION_PAUSE = 0.05
     succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
@@ -119,6 +119,8 @@ class TestUnderStress(Processes):
     kill_processes = 4
     kill_threads = 2
     kills = 10
+    # Each compaction waits for the disk several times, and so do the writers.
+    patience = 240.0
 
     @pytest.fixture
     def make_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
