@@ -28,7 +28,8 @@ REQUESTS = {
     ENGINE: 300,
     ENCRYPTED: 300,
     "tests.programs.broken_engines.reviving": 100,
-    "tests.programs.broken_engines.muddled": 200,
+    # What a worker has muddled is forgotten with it, and each is replaced twice.
+    "tests.programs.broken_engines.muddled": 400,
 }
 STORES = {name: entry for name, entry in registry.STORES.items() if entry.shared}
 ERRORS = "errors"
