@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,23 +12,18 @@ from typing import NamedTuple
 
 import pytest
 
-from django_kvsessions.stores.semidbm import SemidbmStore
 from tests.support.servers import missing
 from testservers import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 # As long as it takes on a busy machine: a run ends with its last request.
-DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo", "--seconds", "300"]
+DEMO = [sys.executable, str(ROOT / "testproject/manage.py"), "demo", "--seconds", "120"]
 
-ENGINE = "django_kvsessions.engine"
-ENCRYPTED = f"{ENGINE} --encryption --keep"
 #: How many requests it takes to show what an engine is worth.
 REQUESTS = {
-    ENGINE: 300,
-    ENCRYPTED: 300,
+    "django_kvsessions.engine": 300,
     "tests.programs.broken_engines.reviving": 100,
-    # What a worker has muddled is forgotten with it, and each is replaced twice.
-    "tests.programs.broken_engines.muddled": 400,
+    "tests.programs.broken_engines.muddled": 200,
 }
 STORES = {name: entry for name, entry in registry.STORES.items() if entry.shared}
 ERRORS = "errors"
@@ -58,7 +52,7 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
     """What the demo did with an engine. All of them run at a time, because each waits a lot."""
     processes = {
         engine: subprocess.Popen(
-            [*DEMO, "--requests", str(requests), "--clients", "4", "--engine", *engine.split()],
+            [*DEMO, "--engine", engine, "--requests", str(requests), "--clients", "4"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,7 +64,7 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
 
     def outcome_of(engine: str) -> Outcome:
         if engine not in outcomes:
-            output, complaint = processes[engine].communicate(timeout=600)
+            output, complaint = processes[engine].communicate(timeout=240)
             outcomes[engine] = Outcome(processes[engine].returncode, output, complaint)
         return outcomes[engine]
 
@@ -79,11 +73,10 @@ def outcome_of() -> Iterator[Callable[[str], Outcome]]:
         outcome_of(engine)
 
 
-@pytest.mark.parametrize("engine", [ENGINE, ENCRYPTED])
 def test_the_demo_finds_nothing_wrong_with_the_engine(
-    engine: str, outcome_of: Callable[[str], Outcome]
+    outcome_of: Callable[[str], Outcome],
 ) -> None:
-    outcome = outcome_of(engine)
+    outcome = outcome_of("django_kvsessions.engine")
     assert outcome.exit_code == 0, outcome.output + outcome.complaint
     assert [outcome.figure(label) for label in NOTHING] == [0] * len(NOTHING)
     assert outcome.figure("requests in flight at a login") > 0
@@ -96,20 +89,6 @@ def test_the_demo_finds_nothing_wrong_with_the_engine(
     assert outcome.figure("sessions created") > outcome.figure("sessions ended") > 0
     assert outcome.figure("sessions cleared") > 0
     assert outcome.figure("workers killed") == 1
-
-
-def test_the_demo_encrypts_where_it_is_asked_to(outcome_of: Callable[[str], Outcome]) -> None:
-    output = outcome_of(ENCRYPTED).output
-    found = re.search(r"^The data and gunicorn\.log are in (.+)$", output, re.MULTILINE)
-    assert found, output
-    sessions = SemidbmStore(Path(found[1]) / "sessions")
-    flags = [record.data[1] for _, record in sessions.scan()]
-    sessions.close()
-    shutil.rmtree(found[1])
-    # But for notices, which stand in the place of sessions with another id.
-    encrypted = [bool(each & 8) for each in flags if not each & 2]
-    assert encrypted
-    assert all(encrypted)
 
 
 def test_the_demo_fails_when_a_slow_request_brings_a_session_back_after_logout(
@@ -134,7 +113,7 @@ def test_the_demo_fails_when_sessions_are_mixed_up_or_lost(
 
 def test_an_unknown_store_is_refused_with_the_names_of_those_that_exist() -> None:
     result = subprocess.run(
-        [*DEMO, "--store", "abacus"], check=False, capture_output=True, text=True, timeout=240
+        [*DEMO, "--store", "abacus"], check=False, capture_output=True, text=True, timeout=60
     )
     assert result.returncode != 0
     assert "abacus" in result.stderr
@@ -154,7 +133,7 @@ class TestEachStore:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=240,
         )
         if result.returncode == os.EX_UNAVAILABLE:
             missing(result.stderr)
