@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import (
     auto_clean,
     compare,
+    costs,
     engines,
     figures,
     http,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "asgi": http.ASGI,
     "races": http.Races,
     "auto-clean": auto_clean.AutoClean,
+    "costs": costs.Costs,
     "load-profile": load_profile.LoadProfile,
     "moving": moving.Moving,
     "compare": compare.Compare,

@@ -8,8 +8,9 @@ Once in each process, after a worker was forked and the site's providers are set
 
 - ``kvsessions.store.operations``, ``.failures`` and ``.conflicts`` count the calls of each store,
   those that it raised in, and the conditional ones that another request was faster than.
-- ``kvsessions.store.operation.duration`` is a histogram in seconds, of one call in ``SAMPLED``,
-  and of all that take long: set-up, statistics, copies.
+- ``kvsessions.store.operation.duration`` is a histogram in seconds, of the first call,
+  and of one in 128; of all that take long: set-up, statistics, copies; and of all where tracing
+  is on.
 - ``kvsessions.session.retries`` and ``.rejected`` count saves that were tried again and records
   that do not verify; ``kvsessions.cleanup.runs``, ``.removed`` and ``.time`` tell of the automatic
   clean-up.
@@ -20,7 +21,7 @@ The attributes are ``kvsessions.store`` (the alias) and ``kvsessions.operation``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from time import perf_counter
@@ -30,7 +31,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions import counts
 from django_kvsessions.stores import stores
-from django_kvsessions.stores.base import Store
+from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.paged import ColouredStore
 
 try:
@@ -44,8 +45,9 @@ except ImportError as error:
 __all__ = ["instrument"]
 
 SCOPE = "django_kvsessions"
-#: Of how many calls one is timed: a load takes hardly longer than to record how long it took.
-SAMPLED = 32
+#: Of how many calls one is timed, a power of two: to record how long a load took takes the SDK as
+#: long as the load.
+SAMPLED = 128
 OPERATIONS = ("load", "create", "replace", "touch", "delete")
 #: What takes long enough to be timed each time.
 LONG = ("setup", "stats", "backup")
@@ -61,19 +63,15 @@ COUNTED = {
 class _Operation:
     """One operation of one store: plain numbers, which the exporter's thread reads."""
 
-    __slots__ = ("attributes", "calls", "conflicts", "failures", "is_long", "traced")
+    __slots__ = ("attributes", "calls", "conflicts", "failures", "is_long", "rest")
 
     def __init__(self, alias: str, name: str) -> None:
         self.attributes = {"kvsessions.store": alias, "kvsessions.operation": name}
         # Two threads at once may lose one.
         self.calls = self.conflicts = self.failures = 0
         self.is_long = name in LONG
-        self.traced = False
-
-    def begin(self) -> bool:
-        """Whether this call is to be timed, or may be a span."""
-        self.calls = calls = self.calls + 1
-        return calls % SAMPLED == 1 or self.traced or self.is_long
+        # Calls whose number has none of these bits are timed, and may be spans; so is the first.
+        self.rest = 0
 
 
 _operations: dict[tuple[str, str], _Operation] = {}
@@ -105,10 +103,12 @@ def instrument() -> None:
     def opened(alias: str, store: Store) -> None:
         for name in (*OPERATIONS, *LONG):
             operation = _operations.setdefault((alias, name), _Operation(alias, name))
-            setattr(store, name, _observed(store, name, operation, duration))
+            observe: Callable[..., object] = _observed_load if name == "load" else _observed
+            setattr(store, name, observe(getattr(store, name), operation, duration))
             # The async variants of others come to the sync ones, and are counted there.
             if isinstance(store, ColouredStore) and _overrides(store, f"a{name}"):
-                setattr(store, f"a{name}", _aobserved(store, f"a{name}", operation, duration))
+                method = getattr(store, f"a{name}")
+                setattr(store, f"a{name}", _aobserved(method, operation, duration))
 
     stores.on_open.append(opened)
     for alias, store in stores.opened_by_alias().items():
@@ -140,9 +140,10 @@ def _counted(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
 def _timed(operation: _Operation, duration: metrics.Histogram) -> Iterator[None]:
     """Record how long it takes, and a span of it where what is around it is recorded."""
     # Not asked each time, for it takes as long as all else here.
-    operation.traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    is_traced = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    operation.rest = 0 if is_traced or operation.is_long else SAMPLED - 1
     span: AbstractContextManager[Any] = nullcontext()
-    if operation.traced and trace.get_current_span().is_recording():
+    if is_traced and trace.get_current_span().is_recording():
         name = f"kvsessions.{operation.attributes['kvsessions.operation']}"
         tracer = trace.get_tracer(SCOPE)
         span = tracer.start_as_current_span(name, attributes=operation.attributes)
@@ -152,20 +153,37 @@ def _timed(operation: _Operation, duration: metrics.Histogram) -> Iterator[None]
     duration.record(perf_counter() - started, operation.attributes)
 
 
-def _observed(
-    store: Store, name: str, operation: _Operation, duration: metrics.Histogram
-) -> Callable[..., Any]:
-    kind = type(store)
-
-    @wraps(getattr(kind, name))
-    def observed(*args: Any, **kwargs: Any) -> Any:
+def _observed_load(
+    method: Callable[[bytes], Record | None], operation: _Operation, duration: metrics.Histogram
+) -> Callable[[bytes], Record | None]:
+    # As below, but for what any number of arguments would cost: a load takes microseconds.
+    @wraps(method)
+    def observed(key: bytes) -> Record | None:
+        operation.calls = calls = operation.calls + 1
         try:
-            # By way of the class, whose method may be replaced meanwhile.
-            if operation.begin():
-                with _timed(operation, duration):
-                    result = getattr(kind, name)(store, *args, **kwargs)
+            if calls & operation.rest:
+                return method(key)
+            with _timed(operation, duration):
+                return method(key)
+        except Exception:
+            operation.failures += 1
+            raise
+
+    return observed
+
+
+def _observed(
+    method: Callable[..., Any], operation: _Operation, duration: metrics.Histogram
+) -> Callable[..., Any]:
+    @wraps(method)
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        operation.calls = calls = operation.calls + 1
+        try:
+            if calls & operation.rest:
+                result = method(*args, **kwargs)
             else:
-                result = getattr(kind, name)(store, *args, **kwargs)
+                with _timed(operation, duration):
+                    result = method(*args, **kwargs)
         except Exception:
             operation.failures += 1
             raise
@@ -177,18 +195,17 @@ def _observed(
 
 
 def _aobserved(
-    store: Store, name: str, operation: _Operation, duration: metrics.Histogram
-) -> Callable[..., Any]:
-    kind = type(store)
-
-    @wraps(getattr(kind, name))
+    method: Callable[..., Awaitable[Any]], operation: _Operation, duration: metrics.Histogram
+) -> Callable[..., Awaitable[Any]]:
+    @wraps(method)
     async def observed(*args: Any, **kwargs: Any) -> Any:
+        operation.calls = calls = operation.calls + 1
         try:
-            if operation.begin():
-                with _timed(operation, duration):
-                    result = await getattr(kind, name)(store, *args, **kwargs)
+            if calls & operation.rest:
+                result = await method(*args, **kwargs)
             else:
-                result = await getattr(kind, name)(store, *args, **kwargs)
+                with _timed(operation, duration):
+                    result = await method(*args, **kwargs)
         except Exception:
             operation.failures += 1
             raise

@@ -34,7 +34,7 @@ from testservers import Missing
 from testservers.registry import STORES, running
 
 #: Seconds to wait for an engine on a busy machine.
-PATIENCE = 60
+PATIENCE = 240
 #: How many records and cookies are mutated, of each kind.
 MUTATIONS = int(os.environ.get("KVSESSIONS_MUTATIONS", "400"))
 SECRET = "a body that only its visitor reads"

@@ -26,14 +26,21 @@ from django_kvsessions.health import Limits, find_problems, session_health
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.semidbm import SemidbmStore
+from django_kvsessions.testing import wait_until
 
 urlpatterns = [path("healthz", session_health)]
 ROOT = Path(__file__).parent.parent
+PATIENCE = 240.0
 
 
 @pytest.fixture(autouse=True)
-def folder(settings: LazySettings, tmp_path: Path) -> Iterator[Path]:
+def folder(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Path]:
     settings.ROOT_URLCONF = __name__
+    # A busy machine may take longer than a second.
+    _, *others = Limits()
+    monkeypatch.setattr(Limits.__new__, "__defaults__", (PATIENCE, *others))
     settings.SESSION_STORES = {"default": {"LOCATION": tmp_path / "sessions"}}
     yield tmp_path / "sessions"
     health._asking.clear()
@@ -47,7 +54,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
 
     def hang(self: SemidbmStore, key: bytes) -> None:
         asked.append(None)
-        gate.wait(60)
+        gate.wait(PATIENCE)
 
     monkeypatch.setattr(SemidbmStore, "load", hang)
     yield asked
@@ -56,12 +63,14 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
 
 def check(**options: Any) -> str:
     out = io.StringIO()
+    options = {"within": PATIENCE * 1000, **options}
     call_command("sessionstats", check=True, stdout=out, **options)
     return out.getvalue()
 
 
 def problems(**options: Any) -> str:
     out = io.StringIO()
+    options = {"within": PATIENCE * 1000, **options}
     with pytest.raises(CommandError, match="Not well: 'default'") as raised:
         call_command("sessionstats", check=True, stdout=out, **options)
     assert raised.value.returncode == 1
@@ -76,7 +85,8 @@ def test_a_store_that_does_well_is_ok() -> None:
 def test_a_store_that_hangs_is_not_ok_within_the_time_given(hanging: list[None]) -> None:
     started = time.monotonic()
     assert problems(within=100) == "'default': it has not answered within 100 ms.\n"
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < PATIENCE / 2
+    wait_until(lambda: len(hanging) == 1, PATIENCE)
     # No second thread waits beside the first.
     assert problems(within=100) == "'default': it has not answered within 100 ms.\n"
     assert len(hanging) == 1
@@ -168,14 +178,14 @@ def test_watching_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    limit = threading.Timer(60, process.kill)
+    limit = threading.Timer(PATIENCE, process.kill)
     limit.start()
     try:
         assert process.stdout is not None
         rows = [line for line in (process.stdout.readline() for _ in range(6)) if "Semidbm" in line]
         assert len(rows) == 3
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert (process.returncode, errors) == (0, "")
     finally:
         limit.cancel()

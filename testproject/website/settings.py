@@ -5,6 +5,7 @@ Read from the environment, all of them optional:
 - ``KVSESSIONS_VAR``: the folder for the database and the sessions, ``var`` beside manage.py
 - ``KVSESSIONS_STORES``: SESSION_STORES as JSON
 - ``KVSESSIONS_ENGINE``: SESSION_ENGINE, to compare with one of Django's own
+- ``KVSESSIONS_ENCRYPTION``: not empty for SESSION_ENCRYPTION
 - ``KVSESSIONS_DATABASE``: the default database as JSON, SQLite in that folder
 - ``KVSESSIONS_DEMO``: set by ``manage.py demo``
 """
@@ -90,6 +91,7 @@ SESSION_STORES: dict[str, Any] = json.loads(os.environ.get("KVSESSIONS_STORES", 
 if DEMO and (VAR / "engine.json").exists():
     # The demo moves house.
     globals().update(json.loads((VAR / "engine.json").read_text()))
+SESSION_ENCRYPTION = bool(os.environ.get("KVSESSIONS_ENCRYPTION"))
 CSRF_USE_SESSIONS = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 

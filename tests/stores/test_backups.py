@@ -45,7 +45,7 @@ __all__ = ["databases"]
 
 BACKUPS = int(os.environ.get("KVSESSIONS_BACKUPS", "2"))
 RESTORES = int(os.environ.get("KVSESSIONS_RESTORES", "2"))
-PATIENCE = 60.0
+PATIENCE = 240.0
 KEYS = 300
 LATER = 4e9
 NUMBER = struct.Struct(">q")

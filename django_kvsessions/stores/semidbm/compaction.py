@@ -62,6 +62,9 @@ class Compaction:
         try:
             if self._journal.current().needs_compaction():
                 self.run()
+            else:
+                # It says itself from which size on to look again.
+                self._next = 0.0
         except Exception:
             path = self._journal.data_path
             logger.exception(

@@ -178,7 +178,8 @@ class SemidbmStore(Store):
         """Looks at every entry of the index, and compacts the log where that pays."""
         for keys in batches(self._expired_keys(), batch_size):
             yield self._delete_still_expired(keys)
-        if self._current().needs_compaction():
+        # What has expired since may be most of the log.
+        if self._current().needs_compaction(anew=True):
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:

@@ -59,6 +59,9 @@ class Command(BaseCommand):
             help="Begin on that engine of Django's, move to the other one under traffic, all that "
             "is left with migratesessions, and move back.",
         )
+        parser.add_argument(
+            "--encryption", action="store_true", help="With SESSION_ENCRYPTION, while keys rotate."
+        )
         for name, default, what in (
             ("requests", 3000, "How many HTTP requests to make, at least"),
             ("clients", 8, "How many visitors are there at a time"),
@@ -83,6 +86,7 @@ class Command(BaseCommand):
             with session_stores(options["store"], folder) as configured:
                 environment = {
                     "KVSESSIONS_DEMO": "1",
+                    "KVSESSIONS_ENCRYPTION": "1" if options["encryption"] else "",
                     "KVSESSIONS_ENGINE": options["engine"],
                     "KVSESSIONS_STORES": json.dumps(configured),
                     "KVSESSIONS_VAR": str(folder),
@@ -111,6 +115,7 @@ class Command(BaseCommand):
         preparations = [["migrate", "--verbosity", "0"]]
         if not engine.startswith("django.contrib."):
             engine += f" on {options['store']}"
+            engine += ", encrypted" if options["encryption"] else ""
             preparations.append(["setupsessions"])
         for command in preparations:
             done = subprocess.run(
