@@ -363,9 +363,9 @@ def test_wrong_settings_are_told_before_anything_runs(start: StartCommand) -> No
     ],
 )
 def test_an_alias_that_is_configured_wrongly_is_named_after_the_others_were_cleared(
-    start: StartCommand, filled: dict[str, Any], wrong: dict[str, Any], told: str
+    start: StartCommand, filled: dict[str, Any], wrong: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    process = start({"wrong": {"LOCATION": "/tmp", **wrong}, **filled})
+    process = start({"wrong": {"LOCATION": str(tmp_path / "wrong"), **wrong}, **filled})
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.startswith("Removed 2,500 expired sessions from 'default' in ")
