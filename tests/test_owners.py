@@ -89,6 +89,8 @@ async def aview(request: HttpRequest, name: str) -> HttpResponse:
     elif name == "password":
         user.set_password("second")
         await user.asave()
+        # Django 5.2 would look it up in sync.
+        request.user = user
         await aupdate_session_auth_hash(request, user)
     elif name == "end-others":
         return HttpResponse(str(await owners.aend_sessions(user, keep=request)))

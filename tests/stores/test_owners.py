@@ -33,9 +33,13 @@ LAYERED = {
     "OPTIONS": {"cache": "cache", "store": "store"},
 }
 MEMORY = {"BACKEND": "django_kvsessions.stores.memory.MemoryStore"}
-#: Each store, and those of which a cache in front is another way to all of it.
+#: Each store, and those of which a cache in front is another way to all of it. The drivers of
+#: libSQL and SurrealDB are where the servers are.
 NAMES = [
-    pytest.param((name, is_layered), marks=[pytest.mark.servers] if entry.server else [])
+    pytest.param(
+        (name, is_layered),
+        marks=[pytest.mark.servers] if entry.server or name in ("libsql", "surrealkv") else [],
+    )
     for name, entry in STORES.items()
     for is_layered in (False, True)
     if not is_layered or name in ("semidbm", "redis")

@@ -184,8 +184,7 @@ class SemidbmStore(Store):
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         for key in list(self._current().index):
-            record = self.load(key)
-            if record is not None:
+            if (record := self.load(key)) is not None:
                 yield key, record
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
@@ -198,8 +197,7 @@ class SemidbmStore(Store):
 
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
         for key in self._keys_of(owner):
-            record = self.load(key)
-            if record is not None and record.owner == owner:
+            if (record := self.load(key)) is not None and record.owner == owner:
                 yield key, record
 
     @reports_os_errors
@@ -258,8 +256,7 @@ class SemidbmStore(Store):
         return self._owners.keys(self._journal.current(), owner)
 
     def _expired_keys(self) -> Iterator[bytes]:
-        index = self._current().index
-        limit = live_from()
+        index, limit = self._current().index, live_from()
         return (key for key in list(index) if index.get(key, limit) < limit)
 
     @reports_os_errors
