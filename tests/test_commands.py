@@ -247,6 +247,7 @@ def start(tmp_path: Path) -> Iterator[StartCommand]:
             "INSTALLED_APPS = ['django_kvsessions', 'django.contrib.sessions']\n"
             "SESSION_ENGINE = 'django_kvsessions.engine'\n"
             f"SESSION_STORES = {stores!r}\n"
+            # Sessions in memory are enough here.
             "SILENCED_SYSTEM_CHECKS = ['kvsessions.W002']\n"
         )
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}

@@ -75,14 +75,14 @@ class Traffic:
         await self.rotate_secret_key()
         await self.wait_for(1 / 3)
         # Those that came with the new key may be answering their first requests only now.
-        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110 (as below)
+        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110 (a look costs little)
             await asyncio.sleep(0.01)
         await self.wait_for(2 / 3)
         await self.clear()
 
     async def wait_for(self, share: float) -> None:
         # A look now and then costs less than waking a waiter after each request.
-        while self.progress < share:  # noqa: ASYNC110
+        while self.progress < share:  # noqa: ASYNC110 (as said)
             await asyncio.sleep(0.005)
 
     async def show_progress(self) -> None:

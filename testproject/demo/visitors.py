@@ -67,6 +67,8 @@ class Browser:
         self.token = ""
         #: Whether an answer got lost, in which there may have been a new cookie.
         self.missed_answer = False
+        #: When the request began whose answer brought the session cookie.
+        self.cookie_at = -math.inf
         # A new connection for each request, so that any worker may get it.
         self.client = httpx.AsyncClient(
             base_url=url,
@@ -146,7 +148,7 @@ class Browser:
             raise CutOff
         if cookie := response.cookies.get(settings.SESSION_COOKIE_NAME):
             self.tally.created.add(cookie)
-            self.missed_answer = False
+            self.missed_answer, self.cookie_at = False, began
         return response
 
 
@@ -164,12 +166,11 @@ class Visitor:
         self.nickname = f"visitor {number}"
         self.expected = Shown()
         self.cart: Counter[str] = Counter()
-        self.logged_in_at = math.inf
 
     @property
     def is_due_a_new_id(self) -> bool:
-        """Whether Django gives the session another one, as SECRET_KEY is not that of its login."""
-        return self.logged_in_at < self.tally.key_since
+        """Whether Django gives the session another one, as its user came by a former SECRET_KEY."""
+        return bool(self.expected.user) and self.browser.cookie_at < self.tally.key_since
 
     async def visit(self) -> None:
         """The scripts take turns, so that even a short demo has all of them."""
@@ -245,7 +246,6 @@ class Visitor:
             for product in products
         ]
         form = {"username": self.user, "password": PASSWORD}
-        self.logged_in_at = time.monotonic()
         login, *others = await asyncio.gather(
             self.browser.open("/login/", form, follow=False),
             *adding,
@@ -364,7 +364,6 @@ class Visitor:
         former = self.browser.cookie
         await self.step("/login/")
         form = {"username": self.user, "password": PASSWORD}
-        self.logged_in_at = time.monotonic()
         await self.step("/login/", form, new_id=True, user=self.user)
         if self.browser.cookie == former:
             self.fail("the session kept its id at the login")
@@ -372,11 +371,10 @@ class Visitor:
 
     async def take_new_id(self) -> None:
         """Come by for the id that the session is due, if it is, once all workers give it."""
-        while self.tally.key_since == math.inf:  # noqa: ASYNC110 (it is short)
+        while self.tally.key_since == math.inf:  # noqa: ASYNC110 (a look costs little)
             await asyncio.sleep(PATIENCE)
         if self.is_due_a_new_id:
             await self.come_by()
-            self.logged_in_at = time.monotonic()
 
     async def log_out(self) -> None:
         cookie = self.browser.cookie

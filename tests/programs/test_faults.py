@@ -41,6 +41,9 @@ VISITORS = 6
 
 #: Seconds that a fault lasts, and until what waits in a server that runs again is done.
 FAULT, SETTLE = 0.6, 0.4
+#: Seconds that the site waits for Redis: more than a busy machine makes it wait for a server that
+#: is well. And those for which it is paused, so that requests give up on it.
+PATIENCE, LONG_PAUSE = 2.5, 4.0
 #: Seconds that a request may take: the timeouts of a load and a save, twice, on a busy machine.
 LONGEST = 15
 
@@ -79,7 +82,7 @@ def redis_store(server: Server) -> dict[str, Any]:
     return {
         "BACKEND": "django_kvsessions.stores.redis.RedisStore",
         "LOCATION": f"redis://127.0.0.1:{server.port}/0",
-        "OPTIONS": {"socket_timeout": 0.8, "socket_connect_timeout": 0.8},
+        "OPTIONS": {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE},
     }
 
 
@@ -97,7 +100,7 @@ def redis() -> Iterator[Case]:
             answer = command(port, f"CONFIG SET min-replicas-to-write {int(is_it)}")
             assert answer.startswith(b"+OK")
 
-        yield Case(server, redis_store(server), None, make_read_only, pause=1.4)
+        yield Case(server, redis_store(server), None, make_read_only, pause=LONG_PAUSE)
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def valkey() -> Iterator[Case]:
             primary = "127.0.0.1 1" if is_it else "NO ONE"
             assert command(port, f"REPLICAOF {primary}").startswith(b"+OK")
 
-        yield Case(server, redis_store(server), None, make_read_only, pause=1.4)
+        yield Case(server, redis_store(server), None, make_read_only, pause=LONG_PAUSE)
 
 
 @pytest.fixture

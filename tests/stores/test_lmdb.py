@@ -287,6 +287,7 @@ class TestForks:
     def test_parent_and_child_go_on_while_threads_write(self, folder: Path) -> None:
         # In a process of its own, for the tests' may have threads that a fork leaves behind.
         code = """
+            # Python warns of a fork under threads, which is what is tested.
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
             store = LMDBStore(sys.argv[1], map_size=MIB)
@@ -316,6 +317,7 @@ class TestForks:
 
     def test_a_child_never_waits_for_a_thread_that_it_does_not_have(self, folder: Path) -> None:
         code = """
+            # Python warns of a fork under threads, which is what is tested.
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
             # A thread that is interrupted where it holds the lock, as any may be.

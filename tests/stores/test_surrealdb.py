@@ -189,7 +189,8 @@ class TestFileAlone:
     def test_a_fork_is_another_process(self, tmp_path: Path) -> None:
         # The driver's threads run on, so the child is a program of its own.
         source = """
-            import warnings; warnings.simplefilter("ignore")
+            # Python warns of a fork under threads, which is what is tested.
+            import warnings; warnings.simplefilter("ignore", DeprecationWarning)
             store = SurrealDBStore(sys.argv[1])
             assert store.create(KEY, RECORD)
             child = os.fork()
