@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ import django_kvsessions
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.owners import end_sessions, sessions_of
 from django_kvsessions.signals import session_started
-from tests.support.servers import require_driver
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "devices.md").read_text()
@@ -145,13 +142,3 @@ def logged_in(user_id: str, sid: str | None) -> SessionStore:
     session.label("sid", sid)
     session.save()
     return session
-
-
-@pytest.mark.servers
-def test_allauths_logins_are_listed_and_no_table_has_a_session_key(tmp_path: Path) -> None:
-    require_driver("allauth")
-    program = [sys.executable, "-W", "default", "-m", "tests.devices.allauth_site", str(tmp_path)]
-    ran = subprocess.run(
-        program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert ran.returncode == 0, ran.stderr

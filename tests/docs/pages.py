@@ -13,12 +13,15 @@ README = ROOT / "README.md"
 
 #: What is written in a fence that is no example.
 FURNITURE = {"{toctree}", "{include}", "{raw}", "{eval-rst}", ""}
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
     page: str
     line: int
+    #: The heading above it.
+    under: str
     language: str
     code: str
 
@@ -36,7 +39,9 @@ def pages() -> dict[str, str]:
 def blocks(language: str | None = None) -> Iterator[Block]:
     for page, text in pages().items():
         for found in BLOCK.finditer(text):
-            block = Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+            above = text[: found.start()]
+            (*_, under) = ["", *HEADING.findall(above)]
+            block = Block(page, above.count("\n") + 1, under, found[1], found[2])
             if block.language not in FURNITURE and language in (None, block.language):
                 yield block
 

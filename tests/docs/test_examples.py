@@ -29,6 +29,7 @@ from django_kvsessions.middleware import SessionMiddleware
 from django_kvsessions.stores.base import StoreUnavailable
 from tests.docs.pages import ROOT, Block, blocks, commands, pages
 from tests.packaging.test_habits import ini
+from tests.support.servers import require_driver
 
 pytestmark = pytest.mark.same
 
@@ -100,11 +101,22 @@ def run_page(page: str, folder: Path, stores: Stores) -> dict[str, Any]:
 
 
 PAGES = sorted({block.page for block in blocks() if block.language in ("python", "pycon")})
+#: Whose examples import packages that are installed where the drivers of all servers are.
+BESIDE_OTHERS = "frameworks.md"
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.servers] if page == BESIDE_OTHERS else [])
+        for page in PAGES
+    ],
+)
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+    if page == BESIDE_OTHERS:
+        for package in ("channels", "rest_framework"):
+            require_driver(package)
     found = run_page(page, tmp_path, Stores())
     if after := AFTER.get(page):
         after(found)
