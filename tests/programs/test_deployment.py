@@ -36,17 +36,23 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def server(name: str, port: int) -> list[str]:
+def server(name: str, port: int, folder: Path) -> list[str]:
     """The command that serves the test site by the example."""
     python = sys.executable
     bind = f"127.0.0.1:{port}"
     wsgi, asgi = "website.wsgi", "website.asgi:application"
     config = str(EXAMPLES / "gunicorn.conf.py")
+    ini = (EXAMPLES / "uwsgi.ini").read_text()
+    (folder / "uwsgi.ini").write_text(
+        ini.replace("/srv/mysite/venv", sys.prefix).replace("mysite.wsgi", wsgi)
+    )
+    uwsgi = str(Path(python).with_name("uwsgi"))
     return {
         "gunicorn": [python, "-m", "gunicorn", "--config", config, "--bind", bind, wsgi],
         "gunicorn --preload": [
             *(python, "-m", "gunicorn", "--config", config, "--preload", "--bind", bind, wsgi)
         ],
+        "uwsgi": [uwsgi, "--ini", str(folder / "uwsgi.ini"), "--http", bind],
         "uvicorn": [python, "-m", "uvicorn", "--workers", "2", "--port", str(port), asgi],
         "daphne": [python, "-m", "daphne", "--bind", "127.0.0.1", "--port", str(port), asgi],
     }[name]
@@ -55,9 +61,9 @@ def server(name: str, port: int) -> list[str]:
 @contextmanager
 def serving(name: str, folder: Path) -> Iterator[str]:
     port = free_port()
-    command = server(name, port)
+    command = server(name, port, folder)
     program = name.partition(" ")[0]
-    if not find_spec(program):
+    if not find_spec(program) and not shutil.which(command[0]):
         missing(f"{program} is not installed: pip install {program}")
     environ = environment(folder)
     with (folder / "log").open("wb") as log:
@@ -96,14 +102,15 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["gunicorn", "gunicorn --preload", "uvicorn", "daphne"])
+@pytest.mark.parametrize("name", ["gunicorn", "gunicorn --preload", "uwsgi", "uvicorn", "daphne"])
 def test_a_visitor_logs_in_and_stays_so(name: str, migrated: Path, tmp_path: Path) -> None:
     from shop.accounts import PASSWORD, SHOPPERS
 
     shutil.copytree(migrated, tmp_path, dirs_exist_ok=True)
     with (
         serving(name, tmp_path) as url,
-        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+        # uWSGI closes each connection, and does not say so.
+        httpx.Client(base_url=url, timeout=PATIENCE, headers={"Connection": "close"}) as client,
     ):
         page = client.get("/login/")
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)
