@@ -31,6 +31,7 @@ from freezegun import freeze_time
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.management.base import StopSignals
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.memory import MemoryStore
@@ -319,6 +320,29 @@ def test_a_long_pause_does_not_delay_the_end(start: StartCommand, number: signal
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert output.startswith("Stopped. Removed 0 expired sessions in ")
+
+
+def test_a_signal_that_comes_when_a_pause_begins_ends_it() -> None:
+    rounds, both = 2000, threading.Barrier(2)
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+
+    def send() -> None:
+        for turn in range(rounds):
+            both.wait()
+            for _ in range(turn % 400):
+                pass
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    signals = StopSignals()
+    sender = threading.Thread(target=send, daemon=True)
+    with signals:
+        sender.start()
+        for _ in range(rounds):
+            signals.received = False
+            both.wait()
+            assert signals.wait(20)
+        sender.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import select
 import signal
+import socket
+import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -95,27 +97,35 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = False
-        # put() may interrupt a get() of the same thread; Event.set() could deadlock there.
-        self._queue: SimpleQueue[int] = SimpleQueue()
 
     def __enter__(self) -> None:
+        # Python calls a handler between two of its steps: of a signal that comes just before it
+        # begins to wait, nobody would hear. The bell is rung by the system's own handler.
+        self._bell, self._clapper = socket.socketpair()
+        self._clapper.setblocking(False)
         self._former = {
             number: signal.signal(number, self._receive)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
+        self._former_bell = signal.set_wakeup_fd(self._clapper.fileno(), warn_on_full_buffer=False)
 
     def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._former_bell)
         for number, handler in self._former.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        self._bell.close()
+        self._clapper.close()
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = True
-        self._queue.put(number)
 
     def wait(self, seconds: float) -> bool:
         """Whether a signal came, within so many seconds or before."""
-        try:
-            self._queue.get(timeout=seconds)
-        except Empty:
-            return False
-        return True
+        end = time.monotonic() + seconds
+        while not self.received:
+            left = max(0.0, end - time.monotonic())
+            if not select.select([self._bell], [], [], left)[0]:
+                break
+            # It may have been a signal that others handle.
+            self._bell.recv(1)
+        return self.received

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -191,7 +192,8 @@ class TestFiles:
         finally:
             os.umask(before)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-        assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600, ".gitignore": 0o600}
+        files = ("data.mdb", "lock.mdb", "writers.lock", ".gitignore")
+        assert modes == dict.fromkeys(files, 0o600)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     def test_the_space_of_what_expired_is_used_again(
@@ -390,6 +392,37 @@ class TestForks:
             say("done")
         """
         assert output(code, folder) == "done"
+
+
+class TestWriters:
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+    def test_those_that_are_killed_leave_nobody_asleep(self, folder: Path) -> None:
+        """LMDB's own lock alone does so in one round of fifty (py-lmdb 3.0, Linux 6.18)."""
+        code = """
+            import random, signal
+            def write(times):
+                pid = os.fork()
+                if pid: return pid
+                store = LMDBStore(sys.argv[1], durability="process")
+                store.delete(key(1))
+                os.write(ready, b".")
+                while times:
+                    store.delete(key(1))
+                    times -= 1
+                os._exit(0)
+            wait, ready = os.pipe()
+            for _ in range(int(sys.argv[2])):
+                survivor, *others = [write(3000), write(-1), write(-1), write(-1)]
+                for _ in range(4): os.read(wait, 1)
+                time.sleep(random.uniform(0, 0.005))
+                for pid in others: os.kill(pid, signal.SIGKILL)
+                for pid in others: os.waitpid(pid, 0)
+                say(os.waitpid(survivor, 0)[1])
+        """
+        rounds = 100
+        with python(code, folder, rounds) as process:
+            printed, _ = process.communicate(timeout=5 * PATIENCE)
+        assert printed.split() == ["0"] * rounds
 
 
 class TestTheMap:
@@ -722,7 +755,7 @@ class TestWhatIsNotOurs:
 
 
 class TestPermissions:
-    @pytest.mark.parametrize("what", ["parent", "data.mdb", "lock.mdb"])
+    @pytest.mark.parametrize("what", ["parent", "data.mdb", "lock.mdb", "writers.lock"])
     def test_a_missing_permission_is_named(self, folder: Path, what: str) -> None:
         code = """
             import tempfile
@@ -749,16 +782,16 @@ class TestPermissions:
             store.setup()
             store.close()
             folder.chmod(0o777)
-            for name in ("data.mdb", "lock.mdb"):
+            for name in ("data.mdb", "lock.mdb", "writers.lock"):
                 (folder / name).chmod(0o444 if name == what else 0o666)
-            cure = "give the folder and both files to the user the site runs as"
+            cure = "ive the folder and (both|its) files to the user the site runs as"
         try:
             said = output(code, folder)
         finally:
             folder.parent.chmod(0o755)
         assert said.startswith("StoreUnavailable")
         assert str(folder) in said
-        assert cure in said
+        assert re.search(cure, said)
 
 
 class TestSettings:

@@ -143,8 +143,8 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def acquire(self, timeout: float) -> None:
-        """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``.
+    def acquire(self, timeout: float | None = None) -> None:
+        """Wait for the lock, up to ``timeout`` seconds where given: then ``LockTimeout``.
 
         What else is raised leaves it free.
         """
@@ -157,7 +157,8 @@ class FileLock:
             self.close()
             raise
 
-    def _acquire(self, timeout: float) -> None:
+    def _acquire(self, timeout: float | None) -> None:
+        how = fcntl.LOCK_EX if timeout is None else fcntl.LOCK_EX | fcntl.LOCK_NB
         deadline = None
         pause = 0.00005
         for attempt in count():
@@ -165,8 +166,9 @@ class FileLock:
                 self._open()
             assert self._descriptor is not None
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, how)
             except BlockingIOError:
+                assert timeout is not None
                 if self._is_removed():
                     self.close()
                     continue
