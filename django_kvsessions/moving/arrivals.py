@@ -145,12 +145,11 @@ class Arrival:
         if not await engines.take(self.call, former, session_key, left):
             return await self.reload()
         await counts.add(self.call, self.store, former.path, moved=1)
-        return await self.settle(arriving, saved)
+        return await establish(self.call, self.store, self.place, self.session, arriving, saved)
 
     async def settle(self, record: Record, saved: Saved) -> Record | None:
         """Say of a session that has arrived that no fallback has it any more."""
-        saved = saved._replace(revision=new_revision())
-        settled = self.session._record(self.store, self.place, saved)
+        settled = settle(self.session, self.store, self.place, saved)
         return settled if await self.replace(settled, record) else await self.reload()
 
     async def revoke(self, claim: Record) -> bool:
@@ -208,6 +207,32 @@ class Arrival:
         arrival = Arrival(self.session, self.call, place)
         found = await arrival.open(await arrival.reload())
         return None if has_ended(found) else found
+
+
+async def establish(
+    call: Colour, store: Store, place: Place, session: State, arrival: Record, saved: Saved
+) -> Record | None:
+    """What is in the store after a session was taken from its fallback by this one.
+
+    Nobody else knows that it was moved and has not ended: meanwhile a command may have put its
+    own arrival there, have found the session gone, and have withdrawn it.
+    """
+    key, settled = place.key, settle(session, store, place, saved)
+    there: Record | None = arrival
+    for _ in range(ROUNDS):
+        if there is None:
+            if await call(store.create, store.acreate, key, settled):
+                return settled
+        elif not has_arrived(there):
+            return there
+        elif await call(store.replace, store.areplace, key, settled, expected=there.revision):
+            return settled
+        there = await call(store.load, store.aload, key)
+    return there
+
+
+def settle(session: State, store: Store, place: Place, saved: Saved) -> Record:
+    return session._record(store, place, saved._replace(revision=new_revision()))
 
 
 def exchanged(cookie: str) -> Place:

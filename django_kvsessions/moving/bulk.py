@@ -14,8 +14,9 @@ from typing import Any
 from django.db import connections, models, transaction
 
 from django_kvsessions import codec
+from django_kvsessions.colours import blocking, run
 from django_kvsessions.engine import SessionStore
-from django_kvsessions.moving.arrivals import make_session
+from django_kvsessions.moving.arrivals import establish, make_session
 from django_kvsessions.moving.formers import Former, Left
 from django_kvsessions.moving.formers.base import EXPIRED, GONE, UNREADABLE, Undecodable
 from django_kvsessions.moving.marks import arrival_revision, has_arrived, is_claim
@@ -115,6 +116,8 @@ class Mover:
                 if self.dry_run or outcome not in (MOVED, THERE):
                     return outcome
                 if self.delete and self.former.take(session_key, left):
+                    if record is not None:
+                        self.establish(session_key, left, record)
                     return outcome
                 again = self.former.load(session_key)
                 if again is None and outcome == MOVED:
@@ -129,6 +132,12 @@ class Mover:
         except Exception:
             logger.exception("A session of %r could not be moved", self.former.path)
             return FAILED
+
+    def establish(self, session_key: str, left: Left, arrival: Record) -> None:
+        place = Place(codec.storage_key(session_key), session_key)
+        session = SessionStore()
+        saved, _ = make_session(session, self.store, place, left, arrival.revision)
+        run(establish(blocking, self.store, place, session, arrival, saved))
 
     def withdraw(self, session_key: str, record: Record) -> bool:
         """Whether the arrival was still as this one has put it, and is no more."""

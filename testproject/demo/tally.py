@@ -49,6 +49,10 @@ class Tally:
     disturbed: bool = False
     #: How often it did, by status.
     refused: Counter[int] = field(default_factory=Counter)
+    #: Seconds for which the site waits for its store, whatever keeps it: then it may refuse too.
+    patience: float = math.inf
+    #: How often it had waited for so long, by status.
+    waited: Counter[int] = field(default_factory=Counter)
 
     errors: list[str] = field(default_factory=list)
     logged_out: dict[str, str] = field(default_factory=dict)

@@ -141,8 +141,10 @@ class Browser:
             self.tally.latencies.append(response.elapsed.total_seconds())
         self.tally.last_worker = int(response.headers.get("X-Worker", 0))
         self.tally.workers.add(self.tally.last_worker)
-        if response.is_server_error and (disturbed or self.tally.disturbed):
+        has_waited = response.elapsed.total_seconds() >= self.tally.patience
+        if response.is_server_error and (disturbed or self.tally.disturbed or has_waited):
             self.tally.refused[response.status_code] += 1
+            self.tally.waited[response.status_code] += has_waited
             if settings.SESSION_COOKIE_NAME in response.headers.get("Set-Cookie", ""):
                 self.tally.errors.append(f"{method} {path}: an error came with a session cookie")
             raise CutOff

@@ -24,11 +24,13 @@ from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions import codec
 from django_kvsessions.engine import SessionStore
-from django_kvsessions.moving.bulk import Mover
+from django_kvsessions.moving import arrivals
+from django_kvsessions.moving.bulk import THERE, Mover
 from django_kvsessions.moving.formers import Left, make_former
 from django_kvsessions.moving.formers.base import GONE
 from django_kvsessions.moving.formers.files import FileFormer
 from django_kvsessions.stores import stores
+from django_kvsessions.stores.base import Record
 from tests.moving.test_reading_through import BACKENDS, saved
 from tests.support.servers import serve
 from testservers import Server
@@ -296,6 +298,54 @@ def test_a_request_that_has_just_taken_a_session_over_keeps_it(
     is_over.set()
     request.join(60)
     assert seen == [{"a": 1}]
+    assert dict(SessionStore(key).items()) == {"a": 1}
+
+
+@pytest.mark.parametrize("by", ["a request", "another command"])
+def test_what_was_taken_since_it_was_looked_at_is_not_taken_for_ended(
+    file_mover: Mover, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    load = FileFormer.load
+
+    def late(self: FileFormer, session_key: str) -> Left | None:
+        """Between its look and its next step another one takes the session."""
+        left = load(self, session_key)
+        monkeypatch.setattr(FileFormer, "load", load)
+        if by == "a request":
+            monkeypatch.setattr(arrivals, "establish", establish)
+            return left
+        other = Mover(self, stores["default"], delete=True)
+        assert other.move([key]) == {"moved": 1}
+        return left
+
+    established = arrivals.establish
+
+    async def establish(*args: Any) -> Record | None:
+        going_on.set()
+        assert is_over.wait(60)
+        return await established(*args)
+
+    going_on, is_over = threading.Event(), threading.Event()
+    seen: list[dict[str, Any]] = []
+    request = threading.Thread(target=lambda: seen.append(dict(SessionStore(key).items())))
+
+    def put(self: Mover, *args: Any) -> Any:
+        monkeypatch.setattr(Mover, "put", putting)
+        if by == "a request":
+            request.start()
+            assert going_on.wait(60)
+        return putting(self, *args)
+
+    putting = Mover.put
+    monkeypatch.setattr(FileFormer, "load", late)
+    if by == "a request":
+        monkeypatch.setattr(Mover, "put", put)
+    assert file_mover.move([key]) == {GONE if by == "a request" else THERE: 1}
+    if by == "a request":
+        is_over.set()
+        request.join(60)
+        assert seen == [{"a": 1}]
     assert dict(SessionStore(key).items()) == {"a": 1}
 
 
