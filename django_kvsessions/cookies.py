@@ -14,8 +14,8 @@ FLAG = "partitioned"
 class PartitionedMorsel(Morsel[str]):
     """A cookie of a Python before 3.14, with one attribute more."""
 
-    _reserved = {**Morsel._reserved, FLAG: "Partitioned"}  # type: ignore[attr-defined]
-    _flags = {*Morsel._flags, FLAG}  # type: ignore[attr-defined]
+    _reserved = {**Morsel._reserved, FLAG: "Partitioned"}  # type: ignore[attr-defined]  # private
+    _flags = {*Morsel._flags, FLAG}  # type: ignore[attr-defined]  # private
 
 
 def partition(response: HttpResponseBase, name: str) -> None:

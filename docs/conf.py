@@ -8,15 +8,15 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
-import django  # noqa: E402
-from django.conf import settings  # noqa: E402
+import django  # noqa: E402 (after the path)
+from django.conf import settings  # noqa: E402 (after the path)
 
-import drawings  # noqa: E402
-import inventories  # noqa: E402
-from django_kvsessions import __version__  # noqa: E402
+import drawings  # noqa: E402 (after the path)
+import inventories  # noqa: E402 (after the path)
+from django_kvsessions import __version__  # noqa: E402 (after the path)
 
 settings.configure(
-    SECRET_KEY="for the docstrings alone",  # noqa: S106
+    SECRET_KEY="for the docstrings alone",  # noqa: S106 (none of a site)
     USE_TZ=True,
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
 )
@@ -27,7 +27,7 @@ GENERATED.mkdir(exist_ok=True)
 drawings.write(GENERATED)
 
 project = "django-kvsessions"
-author = copyright = "django_kvsessions contributors"  # noqa: A001
+author = copyright = "django_kvsessions contributors"  # noqa: A001 (Sphinx names it)
 version = release = __version__
 
 extensions = [

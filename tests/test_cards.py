@@ -203,7 +203,7 @@ def test_a_label_is_stored_with_the_session_and_needs_no_other_change() -> None:
     assert only("7").labels == {"sid": "08a5019c"}
     assert only("7").user_agent == CHROME
     with pytest.raises(TypeError):
-        only("7").labels["sid"] = "x"  # type: ignore[index]
+        only("7").labels["sid"] = "x"  # type: ignore[index]  # is refused
 
 
 def test_a_label_from_before_the_login_is_there_after_it() -> None:

@@ -200,6 +200,7 @@ def test_a_process_that_ends_ends_it_after_the_batch_under_way(site: Site, tmp_p
 def test_a_forked_child_has_a_clean_up_of_its_own(site: Site) -> None:
     code = """
 import warnings
+# Python warns of a fork under threads, which is what is tested.
 warnings.simplefilter("ignore", DeprecationWarning)
 began, gate = threading.Event(), threading.Event()
 real = type(store).delete_expired

@@ -37,6 +37,7 @@ from django_kvsessions.engine import SessionStore
 from django_kvsessions.owners import OwnedSession, end_session, end_sessions, sessions_of
 from django_kvsessions.stores.base import StoreUnavailable
 from tests.support.owning import CHROME, assert_none_comes_back, logged_in
+from tests.support.servers import require_driver
 
 OURS = "django_kvsessions.middleware.SessionMiddleware"
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -647,7 +648,7 @@ def test_a_session_knows_when_its_user_authenticated(is_async: bool) -> None:
 
 
 def test_a_device_is_what_ua_parser_makes_of_the_user_agent() -> None:
-    pytest.importorskip("ua_parser")
+    require_driver("ua_parser")
     logged_in("7")
     (found,) = sessions_of("7")
     assert isinstance(found, OwnedSession)

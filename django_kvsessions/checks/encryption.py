@@ -46,7 +46,7 @@ def _check_encryption() -> Iterator[CheckMessage]:
     secrets += [("One of SECRET_KEY_FALLBACKS", key) for key in settings.SECRET_KEY_FALLBACKS]
     for name, secret in secrets:
         # Django's own check asks the same of a deployment; here it is what encrypts.
-        if not base._check_secret_key(secret):  # type: ignore[attr-defined]
+        if not base._check_secret_key(secret):  # type: ignore[attr-defined]  # private
             yield checks.Warning(
                 f"SESSION_ENCRYPTION is True, but {name} may be guessed: it has less than "
                 f"{base.SECRET_KEY_MIN_LENGTH} characters, less than "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.contrib.auth import SESSION_KEY as USER_ID
 
-from django_kvsessions import codec
+from django_kvsessions import codec, conf
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import end_of_life
 from django_kvsessions.moving import formers as engines
@@ -134,7 +134,7 @@ class Arrival:
         ``TypeError`` or ``ValueError`` for what this store cannot keep.
         """
         revision = arrival_revision()
-        saved, arriving = make_session(self.session, self.store, self.place, left, revision)
+        _, arriving = make_session(self.session, self.store, self.place, left, revision)
         if record is None:
             claim = make_claim(self.key)
             # What was found may have been moved by another, and have ended, before the claim.
@@ -145,11 +145,12 @@ class Arrival:
         if not await engines.take(self.call, former, session_key, left):
             return await self.reload()
         await counts.add(self.call, self.store, former.path, moved=1)
-        return await establish(self.call, self.store, self.place, self.session, arriving, saved)
+        return await establish(self.call, self.store, self.key, arriving)
 
     async def settle(self, record: Record, saved: Saved) -> Record | None:
         """Say of a session that has arrived that no fallback has it any more."""
-        settled = settle(self.session, self.store, self.place, saved)
+        saved = saved._replace(revision=new_revision())
+        settled = self.session._record(self.store, self.place, saved)
         return settled if await self.replace(settled, record) else await self.reload()
 
     async def revoke(self, claim: Record) -> bool:
@@ -209,18 +210,19 @@ class Arrival:
         return None if has_ended(found) else found
 
 
-async def establish(
-    call: Colour, store: Store, place: Place, session: State, arrival: Record, saved: Saved
-) -> Record | None:
+async def establish(call: Colour, store: Store, key: bytes, arrival: Record) -> Record | None:
     """What is in the store after a session was taken from its fallback by this one.
 
     Nobody else knows that it was moved and has not ended: meanwhile a command may have put its
     own arrival there, have found the session gone, and have withdrawn it.
     """
-    key, settled = place.key, settle(session, store, place, saved)
+    settled = arrival._replace(revision=new_revision())
     there: Record | None = arrival
     for _ in range(ROUNDS):
         if there is None:
+            # With fallbacks a logout leaves a mark; without, it cannot be told from that.
+            if not conf.fallback_engines():
+                return None
             if await call(store.create, store.acreate, key, settled):
                 return settled
         elif not has_arrived(there):
@@ -229,10 +231,6 @@ async def establish(
             return settled
         there = await call(store.load, store.aload, key)
     return there
-
-
-def settle(session: State, store: Store, place: Place, saved: Saved) -> Record:
-    return session._record(store, place, saved._replace(revision=new_revision()))
 
 
 def exchanged(cookie: str) -> Place:

@@ -117,7 +117,8 @@ class Mover:
                     return outcome
                 if self.delete and self.former.take(session_key, left):
                     if record is not None:
-                        self.establish(session_key, left, record)
+                        key = codec.storage_key(session_key)
+                        run(establish(blocking, self.store, key, record))
                     return outcome
                 again = self.former.load(session_key)
                 if again is None and outcome == MOVED:
@@ -132,12 +133,6 @@ class Mover:
         except Exception:
             logger.exception("A session of %r could not be moved", self.former.path)
             return FAILED
-
-    def establish(self, session_key: str, left: Left, arrival: Record) -> None:
-        place = Place(codec.storage_key(session_key), session_key)
-        session = SessionStore()
-        saved, _ = make_session(session, self.store, place, left, arrival.revision)
-        run(establish(blocking, self.store, place, session, arrival, saved))
 
     def withdraw(self, session_key: str, record: Record) -> bool:
         """Whether the arrival was still as this one has put it, and is no more."""

@@ -19,7 +19,7 @@ __all__ = ["opener"]
 def opener(session: Any) -> Callable[[str], Any]:
     """As ``session.decode``, and by it wherever this here is not sure."""
     if type(session).decode is not SessionBase.decode:
-        return session.decode  # type: ignore[no-any-return]
+        return session.decode  # type: ignore[no-any-return]  # not in the stubs
     salt = force_bytes(session.key_salt + "signer")
     keys = [
         hashlib.sha256(salt + force_bytes(secret)).digest()

@@ -122,6 +122,7 @@ class Move(Traffic):
 
     async def let_pass(self) -> None:
         target = self.tally.requests + self.share
+        # A look costs little.
         while self.tally.requests < target and time.monotonic() < self.until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

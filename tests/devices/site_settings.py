@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from website.settings import *  # noqa: F403
+from website.settings import *  # noqa: F403 (all but what follows)
 from website.settings import TEMPLATES
 
 ROOT_URLCONF = "tests.devices.site_urls"

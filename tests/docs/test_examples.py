@@ -412,6 +412,6 @@ def test_the_cron_job_runs_a_command_that_exists() -> None:
 def test_the_unit_runs_a_command_that_exists() -> None:
     [block] = blocks("ini")
     unit = configparser.ConfigParser()
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # as its manual has it
     unit.read_string(block.code)
     accepts(unit["Service"]["ExecStart"])

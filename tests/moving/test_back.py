@@ -186,7 +186,7 @@ def test_whatever_happens_between_two_steps_nothing_is_lost_or_revived(
             key = saved(a=1)
             session = returned(key)
             with monkeypatch.context() as patch:
-                steps = Steps(step, lambda key=key, happens=happens: happens(key))  # type: ignore[misc]
+                steps = Steps(step, lambda key=key, happens=happens: happens(key))  # type: ignore[misc]  # lambda
                 engine, store = type(make_former(path)), type(stores["default"])
                 for each in ("load", "put", "take", "delete"):
                     patch.setattr(engine, each, steps.after(getattr(engine, each)))

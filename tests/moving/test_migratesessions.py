@@ -382,6 +382,25 @@ def test_a_logout_by_the_former_engine_meanwhile_holds(
     assert dict(SessionStore(key).items()) == {}
 
 
+def test_a_logout_holds_where_nothing_is_read_through(
+    file_mover: Mover, settings: DjangoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SESSION_FALLBACK_ENGINES = []
+    key = saved(import_module(BACKENDS + "file").SessionStore(), a=1)
+    take = FileFormer.take
+
+    def ended(self: FileFormer, session_key: str, left: Left) -> bool:
+        is_mine = take(self, session_key, left)
+        session = SessionStore(key)
+        assert session["a"] == 1
+        session.flush()
+        return is_mine
+
+    monkeypatch.setattr(FileFormer, "take", ended)
+    assert file_mover.move([key]) == {"moved": 1}
+    assert dict(SessionStore(key).items()) == {}
+
+
 # Between stores
 
 

@@ -108,7 +108,7 @@ def life(cache: Any, key: str) -> float | None:
         name = cache.make_and_validate_key(key)
         return seconds_of(client.get_client(name).pttl(name))
     if isinstance(cache, LocMemCache):
-        info: dict[str, float | None] = cache._expire_info  # type: ignore[attr-defined]
+        info: dict[str, float | None] = cache._expire_info  # type: ignore[attr-defined]  # private
         expires = info.get(cache.make_key(key))
         return None if expires is None else expires - now()
     return None
