@@ -35,6 +35,8 @@ COMPACTION_PAUSE = 5.0
 SHORT_TAIL = 64 * 1024
 #: How much is copied at most between two syncs: those of the writers wait for the disk too.
 SYNC_AFTER = 4 * 1024 * 1024
+#: The index that it makes, while it makes it. One that is made anew has another name.
+COPY = "index.copy"
 #: Slots after which the other threads have their turn.
 TURN = 1000
 
@@ -66,19 +68,24 @@ class Compaction:
             is_crowded, generation.crowded = generation.crowded, False
             if is_crowded and generation.is_crowded():
                 self._alone(self._grow)
-            elif due and generation.needs_compaction():
+            elif due and self._journal.surely(Generation.needs_compaction):
                 self.run()
-        except Unsure:
-            pass  # Another process was faster.
+            elif due:
+                # It says itself from which size on to look again.
+                self._next = 0.0
         except Exception:
             path = self._journal.data_path
-            logger.exception("Compacting %s failed; it will be tried again.", path)
+            logger.exception(
+                "Compacting %s failed; it will be tried again. Likely causes, in order: its disk "
+                "has no room for the sessions once more, or the folder is not writable.",
+                path,
+            )
 
     def run(self) -> bool:
         """``False`` where one is under way already."""
         return self._alone(self._compact)
 
-    def _alone(self, function: Callable[[], None]) -> bool:
+    def _alone(self, function: Callable[[Generation], None]) -> bool:
         if not self._compacting.acquire(blocking=False):
             return False
         try:
@@ -87,51 +94,46 @@ class Compaction:
             except LockTimeout:
                 return False
             try:
-                function()
+                self._journal.surely(function)
             finally:
                 self._file_lock.release()
         finally:
             self._compacting.release()
         return True
 
-    def _start(self) -> tuple[Generation, int]:
-        """What there is, and up to where its index has the log for sure."""
-        generation = self._journal.begin()
-        try:
-            return generation, generation.end
-        finally:
-            self._journal.end()
-
     def _follow(self, former: Generation, end: int, copy: Callable[[int], None]) -> None:
         """Copy what is written meanwhile. Returns with the writer's lock held."""
-        now, stop = self._start()
+        journal = self._journal
+        now, stop = journal.settled()
         while now is former and stop - end > SHORT_TAIL:
             copy(stop)
             end = stop
-            now, stop = self._start()
-        now = self._journal.begin()
+            now, stop = journal.settled()
+        # What is left out now is gone, so the files are looked at once more.
+        journal.next_look = 0.0
+        now = journal.begin()
         try:
             if now is not former:
-                raise OSError(f"{self._journal.path} was replaced during a compaction")
+                raise Unsure
             copy(former.end)
         except BaseException:
-            self._journal.end()
+            journal.end()
             raise
 
     def _publish(self, former: Generation, new: Generation) -> None:
         """With the writer's lock, and all in the new index."""
-        journal = self._journal
         # Whoever reads the former one from now on waits until the new one is there.
         former.index.retire()
-        os.rename(journal.index_path + ".new", journal.index_path)
-        journal.use(new)
+        self._journal.publish_index(COPY)
+        self._journal.use(new)
 
-    def _grow(self) -> None:
-        former, end = self._start()
-        index = former.index
-        depth = index.depth + (1 if index.depth >= 12 else 2)
+    def _grow(self, former: Generation) -> None:
+        journal = self._journal
+        _, end = journal.settled()
+        index, depth = former.index, former.index.depth + 1
         new = Generation(
-            former.log, index.rewritten(self._journal.new_index(), index.log, depth, Pace())
+            former.log,
+            journal.write_index(COPY, lambda file: index.rewritten(file, index.log, depth, Pace())),
         )
         new.compact_from = new.index.compact_from = former.compact_from
         new.end = end
@@ -139,23 +141,23 @@ class Compaction:
         try:
             self._publish(former, new)
         finally:
-            self._journal.end()
+            journal.end()
 
-    def _compact(self) -> None:
+    def _compact(self, former: Generation) -> None:
         path = os.path.join(self._journal.path, "data.new")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # left by a compaction that was killed
         try:
-            self._compact_into(path)
+            self._compact_into(path, former)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             raise
         self._next = 0.0
 
-    def _compact_into(self, path: str) -> None:
+    def _compact_into(self, path: str, former: Generation) -> None:
         journal = self._journal
-        former, end = self._start()
+        _, end = journal.settled()
         log = LogFile(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600))
         status = os.fstat(former.log.descriptor)
         os.fchmod(log.descriptor, status.st_mode & 0o777)
@@ -166,7 +168,9 @@ class Compaction:
         self._copy_live(former, log, end, moved)
         log.sync()
         depth = depth_for(len(moved))
-        index = former.index.rewritten(journal.new_index(), log.identity, depth, moved)
+        index = journal.write_index(
+            COPY, lambda file: former.index.rewritten(file, log.identity, depth, moved)
+        )
         new = Generation(log, index)
         new.end = log.size()
         new.compact_from = index.compact_from = worth_from(new.end)

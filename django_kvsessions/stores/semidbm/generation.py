@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from time import time
 from typing import NamedTuple
 from zlib import crc32
 
-from django_kvsessions.stores.base import Record
+from django_kvsessions.stores.base import Record, StoreStats
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.index import (
     BUCKET,
+    CHECKED,
     CROWDED,
     HEAD,
     HEADER,
     PRINT,
     SLOTS,
-    VALUE,
     VALUES,
     Index,
     Unsure,
-    pack_value,
     unpack_slot,
     unpack_value,
 )
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Damaged", "Found", "Generation", "worth_from"]
+__all__ = ["Found", "Generation", "worth_from"]
 
-#: Garbage up to this many bytes is never worth a compaction.
-GARBAGE_FLOOR = 4 * 1024 * 1024
-_new = tuple.__new__
+#: A log of up to this many bytes is never worth a compaction.
+SMALL_LOG = 4 * 1024 * 1024
+#: One that has more than so many times its live bytes is.
+WORTH = 1.75
+#: What a log may grow by, in parts of its live bytes, until they are counted again. With the
+#: above it keeps a log within twice of them.
+GROWTH = 8
 #: How many sessions a process keeps in mind.
 SEEN_LATELY = 1000
 #: How many bytes a process that writes alone appends before it notes that the index has them.
 ALONE = 16 * 1024
 #: For how many writes one that has met another's does so each time.
 BESIDE_OTHERS = 64
+_new = tuple.__new__
 
 
 def worth_from(live: int) -> int:
-    """From which size of the log on its garbage exceeds that many live bytes enough."""
-    return 2 * live + GARBAGE_FLOOR
+    """Up to which size a log with that many live bytes is not worth a compaction."""
+    return max(SMALL_LOG, int(WORTH * live))
 
 
 class Found(NamedTuple):
     """Where a key is, or where it is to be, as it was when ``end`` was where the log ended.
 
     The number of its bucket and the slot there (-1: none yet); its place in the log (0: it is
-    not there), its expiry, and its revision (-1: not known); the bucket of what is not there.
+    not there), its expiry and its revision; the bucket of what is not there.
     """
 
     end: int
@@ -58,13 +63,6 @@ class Found(NamedTuple):
     expires: float
     revision: int
     bucket: bytes = b""
-
-
-class Damaged(Exception):
-    """The record of a key does not verify."""
-
-    def __init__(self, number: int, slot: int) -> None:
-        self.slot = number, slot
 
 
 class Generation:
@@ -80,6 +78,7 @@ class Generation:
         self._written: dict[int, int] = {}
         #: Where the log ended when this process last had the writer's lock.
         self.end = 0
+        #: Up to where the index is known to say that it has the log.
         self.noted = 0
         self.compact_from = index.compact_from
         self.damaged = False
@@ -91,20 +90,67 @@ class Generation:
         """Whether it may be worth a compaction, or a larger index."""
         return self.damaged or self.crowded or self.end > self.compact_from
 
-    def needs_compaction(self) -> bool:
-        """Whether garbage exceeds the live bytes by GARBAGE_FLOOR. Looks at every slot."""
-        if not self.damaged and self.end <= self.compact_from:
+    def needs_compaction(self, *, anew: bool = False) -> bool:
+        """Whether garbage, and what has expired, is worth it. Looks at every slot.
+
+        ``anew``: also where the log has not grown much since it was looked at last.
+        """
+        if not (anew or self.damaged or self.end > self.compact_from):
             return False
-        live = sum(
-            logfile.record_bytes(unpack_slot(one)[1])
-            for _, slots in self.index.runs()
-            for one in slots
-        )
-        self.compact_from = self.index.compact_from = worth_from(live)
-        return self.damaged or self.end > self.compact_from
+        now, live = time(), 0
+        for _, places, hints in self.index.columns():
+            live += sum(
+                logfile.record_bytes(place)
+                for place, expires in zip(places, hints, strict=True)
+                if place and expires > now
+            )
+        bound, size = worth_from(live), self.log.size()
+        if self.damaged or size > bound:
+            return True
+        self.compact_from = self.index.compact_from = max(bound, size + live // GROWTH)
+        return False
 
     def is_crowded(self) -> bool:
         return self.index.crowding() > CROWDED
+
+    def stats(self) -> StoreStats:
+        now, live, expired = time(), 0, 0
+        oldest: float | None = None
+        oldest_place = 0
+        for _, places, hints in self.index.columns():
+            for place, second in zip(places, hints, strict=True):
+                if not place:
+                    continue
+                if second == int(now):
+                    is_live = logfile.read_head(self.log, place)[1] > now
+                else:
+                    is_live = second > now
+                live, expired = live + is_live, expired + (not is_live)
+                if oldest is None or second < oldest:
+                    oldest, oldest_place = second, place
+        if oldest_place:
+            oldest = logfile.read_head(self.log, oldest_place)[1]
+        return StoreStats(live, expired, self.log.size(), oldest=oldest)
+
+    def keys(self, start: int) -> Iterator[tuple[int, list[bytes]]]:
+        """All keys from a hash on, some at a time, and the hash from which on to go on."""
+        for end, slots in self.index.runs(start):
+            # A home may begin before that hash, and has been seen then.
+            yield (
+                end,
+                [
+                    logfile.read_key(self.log, unpack_slot(one)[1])
+                    for one in slots
+                    if crc32(one[:8]) >= start
+                ],
+            )
+
+    def expired(self, start: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Keys of which many have expired, and the hash from which on to go on."""
+        limit = time()
+        for end, places, hints in self.index.columns(start):
+            candidates = zip(places, hints, strict=True)
+            yield end, [logfile.read_key(self.log, at) for at, when in candidates if when <= limit]
 
     # Reading
 
@@ -112,29 +158,24 @@ class Generation:
         """A live record, as of now. ``Unsure`` where it is not what the index says."""
         index, end = self.index, self.end
         ending = key[PRINT:]
+        check = crc32(ending)
         # What locate() does, for the one bucket that nearly every load needs.
-        number = crc32(ending) >> index.shift
+        number = check >> index.shift
         bucket = os.pread(index.descriptor, BUCKET, number * BUCKET + HEADER)
         at = bucket.find(ending, HEAD, VALUES) - HEAD
         if at >= 0 and not at & 7:
-            place, _ = unpack_value(bucket, VALUES + (at << 1))
-            record = logfile.read_record(self.log, key, place)
-            if record is not None:
-                expires, seen = record[1], self._seen
-                if len(seen) >= SEEN_LATELY:
-                    seen.clear()
-                seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2], b""))
-                return record if expires > time() else None
-        try:
-            found = self.locate(key)
-        except Damaged:
-            raise Unsure from None
-        if not found.place:
-            return None
-        record = logfile.read_record(self.log, key, found.place)
-        if record is None:
-            raise Unsure
-        return record if record.expires > time() else None
+            value = VALUES + (at << 1)
+            place, _, expected = unpack_value(bucket, value)
+            if crc32(bucket[value : value + CHECKED], check ^ index.seed) == expected:
+                record = logfile.read_record(self.log, key, place)
+                if record is not None:
+                    expires, seen = record[1], self._seen
+                    if len(seen) >= SEEN_LATELY:
+                        seen.clear()
+                    seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2], b""))
+                    return record if expires > time() else None
+        found = self.locate(key)
+        return self.read(key, found) if found.place else None
 
     def locate(self, key: bytes) -> Found:
         """Where a key is. ``Unsure`` where what the index says is not what the log has."""
@@ -145,10 +186,10 @@ class Generation:
             bucket = index.bucket(number)
             at = index.find(bucket, ending)
             while at >= 0:
-                place, expires = unpack_value(bucket, VALUES + at * VALUE)
-                whose = logfile.read_key(self.log, place)
+                place = index.place(bucket, at)
+                whose, expires, revision = logfile.read_head(self.log, place)
                 if whose == key:
-                    return Found(end, number, at, place, expires, -1)
+                    return Found(end, number, at, place, expires, revision)
                 if logfile.read_record(self.log, whose, place) is None:
                     raise Unsure
                 at = index.find(bucket, ending, at + 1)
@@ -156,7 +197,20 @@ class Generation:
                 return Found(end, number, -1, 0, 0.0, -1, bucket)
             number += 1
 
+    def read(self, key: bytes, found: Found) -> Record | None:
+        """A live record. ``Unsure`` where it is not what the index says."""
+        if found.expires <= time():
+            return None
+        record = logfile.read_record(self.log, key, found.place)
+        if record is None:
+            raise Unsure
+        return record
+
     # Only for the one process that holds the writer's lock
+
+    def is_untouched(self) -> bool:
+        """Whether nobody else has written since, nor replaced the index."""
+        return self.log.size() == self.end and self.index.is_whole()
 
     def look(self, key: bytes) -> Found:
         """As ``locate``, by what was found lately if that still holds."""
@@ -167,28 +221,14 @@ class Generation:
                 return found
         return self.locate(key)
 
-    def revision(self, found: Found) -> int:
-        """The revision of a live record, without reading its data; -1 where it is gone."""
-        _, _, _, place, expires, revision, _ = found
-        if expires <= time():
-            return -1
-        return logfile.read_revision(self.log, place) if revision < 0 else revision
-
-    def read(self, key: bytes, found: Found) -> Record | None:
-        """A live record. ``Damaged`` where it is not what the index says."""
-        if found.expires <= time():
-            return None
-        record = logfile.read_record(self.log, key, found.place)
-        if record is None:
-            raise Damaged(found.number, found.slot)
-        return record
-
     def room(self, key: bytes, found: Found) -> Found:
         """Where a key goes that is not there; ``Unsure`` where the index is full."""
-        if found.bucket[5] < SLOTS and found.number == crc32(key[PRINT:]) >> self.index.shift:
+        home = crc32(key[PRINT:]) >> self.index.shift
+        if found.bucket[5] < SLOTS and found.number == home:
             return found
-        self.crowded = True
         number, bucket = self.index.room(key)
+        if number > home + 1:
+            self.crowded = True
         return found._replace(number=number, bucket=bucket)
 
     def put(self, key: bytes, record: Record, found: Found) -> None:
@@ -196,7 +236,8 @@ class Generation:
         data = logfile.put(key, record)
         start = self.end
         end = start + len(data)
-        value = pack_value(start << 24 | len(data) - logfile.OVERHEAD, record[1])
+        place = start << 24 | len(data) - logfile.OVERHEAD
+        value = self.index.value(key[PRINT:], place, record[1])
         self.log.append(data)
         _, number, slot, _, _, _, bucket = found
         if slot < 0:
@@ -215,11 +256,6 @@ class Generation:
         for key in keys:
             self.enter(key, None)
         self.know(self.end + len(data))
-
-    def drop(self, damaged: Damaged) -> None:
-        self.index.remove(*damaged.slot)
-        self.damaged = True
-        self._forget()
 
     def _forget(self) -> None:
         self._floor = self.end
@@ -265,7 +301,7 @@ class Generation:
         changes: dict[bytes, bytes | None] = {}
         for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
             place = logfile.place_of(start, size)
-            changes[key] = pack_value(place, expires) if size > 0 else None
+            changes[key] = self.index.value(key[PRINT:], place, expires) if size > 0 else None
             self.end = end
         for key, value in changes.items():
             self.enter(key, value)

@@ -1,9 +1,9 @@
 """Where each session is in the log: one hash table on disk for all processes of the machine.
 
 A file of buckets, each read as a whole. It has the ends of some keys, which also say which
-bucket is their home, with a checksum; and for each of them where the record is, and its expiry.
-What finds no room at home goes to the next bucket that has some, and each full one that it
-passes says so.
+bucket is their home, with a checksum of these; and for each of them where the record is and when
+it expires, with a checksum of its own. What finds no room at home goes to the next bucket that
+has some, and each full one that it passes says so.
 
 Readers take no lock. Where a record is said to be is believed where the log has the key's
 there; that a key is absent, where the buckets verify. All else is ``Unsure``, which is settled
@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, repeat
 from zlib import crc32
 
 from django_kvsessions.stores.base import KEY_SIZE
-from django_kvsessions.stores.process.boot import NO_BOOT, boot_identity
+from django_kvsessions.stores.process.boot import boot_identity
 
-__all__ = ["Index", "Unsure", "depth_for", "slot"]
+__all__ = ["Index", "Unsure", "depth_for", "hint", "names_itself", "slot"]
 
 HEADER, BUCKET, HEAD = 4096, 256, 16
 #: In a bucket the ends of keys come first, then the values, as many of each.
@@ -34,16 +35,24 @@ VALUES = HEAD + SLOTS * ENDING
 SPARE = 64
 SMALLEST, LARGEST = 8, 30
 #: How full a table is made at most, and how full it becomes before it is made anew.
-FILLED, CROWDED = 0.35, 0.55
+FILLED, CROWDED = 0.55, 0.6
 #: Where the end of the key begins that a slot has. Sessions' keys are hashes.
 PRINT = KEY_SIZE - ENDING
+#: Seconds that are too many for the hint of when a record expires, and what is in a free slot.
+NO_HINT = 2**32 - 2
+FREE = bytes(8) + b"\xff" * 4 + bytes(4)
 
-_FIXED = struct.Struct(">8s8s16sQQQQI")
-MAGIC = b"kvindex2"
+MAGIC = b"kvindex3"
+_FIXED = struct.Struct("=8s8s16sQQQQI")
+_NUMBER = struct.Struct("=QI")
 #: Places in the header of two numbers: see ``complete`` and ``compact_from``.
 COMPLETE_AT, COMPACT_AT = 128, 192
-_SLOT = struct.Struct(">8sQd")
-_VALUE = struct.Struct(">Qd")
+# A file of this machine alone: as its processor has them, so that many are looked at at once.
+_SLOT = struct.Struct("=8sQI")
+_VALUE = struct.Struct("=QII")
+_PLACE = struct.Struct("=QI")
+#: How much of a value its checksum is about.
+CHECKED = _PLACE.size
 _CHUNK = 64 * 1024
 #: What is written at once: of larger writes the system makes larger pieces of memory, in
 #: which each later write of a bucket costs many times as much.
@@ -51,10 +60,10 @@ _WRITTEN = 4096
 
 #: Says what a slot is to be in another table; ``None``: nothing.
 Moved = Callable[[bytes], bytes | None]
+#: Of an ending, a place and a hint: what ``Index.runs`` gives and ``Index.write`` takes.
 slot = _SLOT.pack
 unpack_slot = _SLOT.unpack
 unpack_value = _VALUE.unpack_from
-pack_value = _VALUE.pack
 
 
 class Unsure(Exception):
@@ -66,6 +75,22 @@ def depth_for(count: int) -> int:
     return max(SMALLEST, min(LARGEST, int(count / SLOTS / FILLED).bit_length()))
 
 
+def names_itself(descriptor: int) -> bool:
+    """Whether a file is a table that was made there: a copy of it is not what others have open."""
+    fixed = os.pread(descriptor, _FIXED.size, 0)
+    if len(fixed) < _FIXED.size:
+        return False
+    magic, *_, own, _, check = _FIXED.unpack(fixed)
+    return bool(
+        magic == MAGIC and crc32(fixed[:-4]) == check and os.fstat(descriptor).st_ino == own
+    )
+
+
+def hint(expires: float) -> int:
+    """Of when a record expires: not after that second has begun."""
+    return int(min(max(expires, 0), NO_HINT))
+
+
 class Index:
     """An open table. The descriptor closes when the last user of this object lets go.
 
@@ -75,23 +100,18 @@ class Index:
     def __init__(self, descriptor: int) -> None:
         """``Unsure`` where the file is no table of this boot."""
         self.descriptor = descriptor
-        fixed = os.pread(descriptor, _FIXED.size, 0)
-        if len(fixed) < _FIXED.size or crc32(fixed[:-4]) != _FIXED.unpack(fixed)[-1]:
+        self.fixed = fixed = os.pread(descriptor, _FIXED.size, 0)
+        if not names_itself(descriptor):
             raise Unsure
-        magic, self.identity, boot, device, inode, own, self.depth, _ = _FIXED.unpack(fixed)
-        self.fixed = fixed
+        _, identity, self.boot, device, inode, self.inode, self.depth, _ = _FIXED.unpack(fixed)
         #: The device and the inode of the log that it is about.
         self.log = device, inode
-        status = os.fstat(descriptor)
-        self.inode = status.st_ino
         self.homes = 1 << self.depth
-        size = HEADER + (self.homes + SPARE) * BUCKET
-        if magic != MAGIC or NO_BOOT in (boot, boot_identity()) or boot != boot_identity():
-            raise Unsure
-        if (status.st_ino, status.st_size) != (own, size):
-            raise Unsure
         self.shift = 32 - self.depth
-        self._seed = int.from_bytes(self.identity[:4], "big")
+        self.bytes = _size_of(self.depth)
+        self.seed = int.from_bytes(identity[:4], sys.byteorder)
+        if self.boot != boot_identity() or not self.is_whole():
+            raise Unsure
 
     def __del__(self) -> None:
         # Whatever the system says of it, the descriptor is gone.
@@ -103,23 +123,23 @@ class Index:
         cls, descriptor: int, log: tuple[int, int], depth: int, homes: Iterable[list[bytes]]
     ) -> Index:
         """Fill an empty file: the slots of each home, in order. The log is read from 0 on."""
-        seed = os.urandom(8)
-        bucket_seed, position = int.from_bytes(seed[:4], "big"), HEADER
+        identity = os.urandom(8)
+        seed, position = int.from_bytes(identity[:4], sys.byteorder), HEADER
         os.pwrite(descriptor, bytes(HEADER), 0)
         left: list[bytes] = []
         page: list[bytes] = []
         for number, slots in enumerate(chain(homes, repeat([], SPARE))):
             here = left + slots if left else slots
             left = here[SLOTS:]
-            page.append(_bucket(bucket_seed ^ number, here, bool(left)))
+            page.append(_bucket(seed, number, here, bool(left)))
             if len(page) == _WRITTEN // BUCKET:
                 position += os.pwrite(descriptor, b"".join(page), position)
                 page.clear()
-        if left or position != HEADER + ((1 << depth) + SPARE) * BUCKET:
+        if left or position != _size_of(depth):
             raise Unsure
         own = os.fstat(descriptor).st_ino
-        fixed = _FIXED.pack(MAGIC, seed, boot_identity(), *log, own, depth, 0)
-        os.pwrite(descriptor, fixed[:-4] + crc32(fixed[:-4]).to_bytes(4, "big"), 0)
+        fixed = _FIXED.pack(MAGIC, identity, boot_identity(), *log, own, depth, 0)[:-4]
+        os.pwrite(descriptor, fixed + crc32(fixed).to_bytes(4, sys.byteorder), 0)
         return cls(descriptor)
 
     def rewritten(self, descriptor: int, log: tuple[int, int], depth: int, moved: Moved) -> Index:
@@ -143,25 +163,37 @@ class Index:
 
     def complete(self) -> int:
         """Up to where all that is in the log is in the table."""
-        data = os.pread(self.descriptor, 8, COMPLETE_AT)
-        if len(data) < 8:
-            raise Unsure
-        return int.from_bytes(data, "big")
+        for _ in range(3):
+            # It may have been read while it was written.
+            data = os.pread(self.descriptor, _NUMBER.size, COMPLETE_AT)
+            if len(data) == _NUMBER.size and self._number(data) == data:
+                return int(_NUMBER.unpack(data)[0])
+        raise Unsure
 
     def note_complete(self, end: int) -> None:
-        os.pwrite(self.descriptor, end.to_bytes(8, "big"), COMPLETE_AT)
+        os.pwrite(self.descriptor, self._number(_NUMBER.pack(end, 0)), COMPLETE_AT)
 
     @property
     def compact_from(self) -> int:
         """Up to this size of the log a compaction cannot be worth it; a mere hint."""
-        return int.from_bytes(os.pread(self.descriptor, 8, COMPACT_AT), "big")
+        data = os.pread(self.descriptor, _NUMBER.size, COMPACT_AT).ljust(_NUMBER.size, b"\0")
+        return int(_NUMBER.unpack(data)[0]) if self._number(data) == data else 0
 
     @compact_from.setter
     def compact_from(self, size: int) -> None:
-        os.pwrite(self.descriptor, size.to_bytes(8, "big"), COMPACT_AT)
+        os.pwrite(self.descriptor, self._number(_NUMBER.pack(size, 0)), COMPACT_AT)
+
+    def _number(self, data: bytes) -> bytes:
+        """With the checksum that belongs to it."""
+        return data[:8] + crc32(data[:8], self.seed).to_bytes(4, sys.byteorder)
 
     def is_as_it_was(self) -> bool:
         return os.pread(self.descriptor, _FIXED.size, 0) == self.fixed
+
+    def is_whole(self) -> bool:
+        """Whether it was not retired since. A third of what reading takes."""
+        # Nobody uses the offset that this moves.
+        return os.lseek(self.descriptor, 0, os.SEEK_END) == self.bytes
 
     def retire(self) -> None:
         """Let nobody believe it any more."""
@@ -170,7 +202,7 @@ class Index:
     # Looking
 
     def bucket(self, number: int) -> bytes:
-        """A bucket that verifies."""
+        """A bucket whose ends of keys verify."""
         for _ in range(3):
             # It may have been read while it was written.
             data = os.pread(self.descriptor, BUCKET, HEADER + number * BUCKET)
@@ -179,8 +211,8 @@ class Index:
         raise Unsure
 
     def _verifies(self, data: bytes, number: int) -> bool:
-        return len(data) == BUCKET and crc32(data[4:VALUES], self._seed ^ number) == int.from_bytes(
-            data[:4], "big"
+        return len(data) == BUCKET and crc32(data[4:VALUES], self.seed ^ number) == int.from_bytes(
+            data[:4], sys.byteorder
         )
 
     def find(self, bucket: bytes, ending: bytes, start: int = 0) -> int:
@@ -190,6 +222,15 @@ class Index:
             at = bucket.find(ending, at + 1, HEAD + bucket[5] * ENDING)
         return (at - HEAD) // ENDING if at >= 0 else -1
 
+    def place(self, bucket: bytes, at: int) -> int:
+        """Where the record of a slot is; ``Unsure`` where that does not verify."""
+        start = VALUES + at * VALUE
+        place, _, check = unpack_value(bucket, start)
+        ending = bucket[HEAD + at * ENDING : HEAD + at * ENDING + ENDING]
+        if crc32(bucket[start : start + CHECKED], crc32(ending) ^ self.seed) != check:
+            raise Unsure
+        return int(place)
+
     def points_to(self, key: bytes, place: int) -> bool:
         """Whether the record at a place is the key's of now."""
         number = crc32(key[PRINT:]) >> self.shift
@@ -197,7 +238,7 @@ class Index:
             bucket = self.bucket(number)
             at = self.find(bucket, key[PRINT:])
             while at >= 0:
-                if unpack_value(bucket, VALUES + at * VALUE)[0] == place:
+                if self.place(bucket, at) == place:
                     return True
                 at = self.find(bucket, key[PRINT:], at + 1)
             if not bucket[4]:
@@ -217,17 +258,47 @@ class Index:
             for number in range(chunk, min(chunk + _CHUNK // BUCKET, last)):
                 at = (number - chunk) * BUCKET
                 bucket = data[at : at + BUCKET]
-                if not self._verifies(bucket, number):
+                slots = self._slots(bucket, number)
+                for _ in range(3):
+                    if slots is not None:
+                        break
                     bucket = self.bucket(number)
-                found += [
-                    bucket[HEAD + at * 8 : HEAD + at * 8 + 8]
-                    + bucket[VALUES + at * 16 : VALUES + at * 16 + 16]
-                    for at in range(bucket[5])
-                ]
+                    slots = self._slots(bucket, number)
+                if slots is None:
+                    raise Unsure
+                found += slots
                 if not bucket[4] and number < self.homes - 1:
                     yield number + 1 << self.shift, found
                     found = []
         yield 1 << 32, found
+
+    def _slots(self, bucket: bytes, number: int) -> list[bytes] | None:
+        if not self._verifies(bucket, number):
+            return None
+        slots, seed = [], self.seed
+        for at in range(bucket[5]):
+            ending, start = bucket[HEAD + at * 8 : HEAD + at * 8 + 8], VALUES + at * VALUE
+            value = bucket[start : start + CHECKED]
+            if crc32(value, crc32(ending) ^ seed) != unpack_value(bucket, start)[2]:
+                return None
+            slots.append(ending + value)
+        return slots
+
+    def columns(self, start: int = 0) -> Iterator[tuple[int, list[int], list[int]]]:
+        """The places and the hints of many slots at a time, free ones too, and the hash that
+        comes next. Nothing is verified: whoever acts upon a place looks there."""
+        step, last = _CHUNK // BUCKET, self.homes + SPARE
+        for chunk in range(start >> self.shift, last, step):
+            count = min(step, last - chunk)
+            data = os.pread(self.descriptor, count * BUCKET, HEADER + chunk * BUCKET)
+            if len(data) != count * BUCKET:
+                raise Unsure
+            places, hints = memoryview(data).cast("Q"), memoryview(data).cast("I")
+            found: tuple[list[int], list[int]] = [], []
+            for at in range(VALUES, BUCKET, VALUE):
+                found[0].extend(places[at // 8 :: BUCKET // 8])
+                found[1].extend(hints[(at + 8) // 4 :: BUCKET // 4])
+            yield chunk + count << self.shift, *found
 
     def crowding(self) -> float:
         """How full it is, by a sample."""
@@ -236,6 +307,12 @@ class Index:
         return sum(counts) / len(counts) / SLOTS
 
     # Changing
+
+    def value(self, ending: bytes, place: int, expires: float) -> bytes:
+        """What a slot has for the end of a key."""
+        checked = _PLACE.pack(place, hint(expires))
+        check = crc32(checked, crc32(ending) ^ self.seed)
+        return checked + check.to_bytes(4, sys.byteorder)
 
     def room(self, key: bytes) -> tuple[int, bytes]:
         """Which bucket has room for a key that is not there.
@@ -271,20 +348,27 @@ class Index:
         """Empty a slot; the last one of its bucket takes its place."""
         bucket = bytearray(self.bucket(number))
         last = bucket[5] = bucket[5] - 1
-        for first, size in ((HEAD, ENDING), (VALUES, VALUE)):
+        for first, size, nothing in ((HEAD, ENDING, bytes(ENDING)), (VALUES, VALUE, FREE)):
             end = first + last * size
             bucket[first + at * size : first + (at + 1) * size] = bucket[end : end + size]
-            bucket[end : end + size] = bytes(size)
+            bucket[end : end + size] = nothing
         self._write(number, bytes(bucket[4:]))
 
     def _write(self, number: int, data: bytes) -> None:
-        check = crc32(data[: VALUES - 4], self._seed ^ number).to_bytes(4, "big")
+        check = crc32(data[: VALUES - 4], self.seed ^ number).to_bytes(4, sys.byteorder)
         os.pwrite(self.descriptor, check + data, HEADER + number * BUCKET)
 
 
-def _bucket(seed: int, slots: list[bytes], is_followed: bool) -> bytes:
+def _size_of(depth: int) -> int:
+    return HEADER + ((1 << depth) + SPARE) * BUCKET
+
+
+def _bucket(seed: int, number: int, slots: list[bytes], is_followed: bool) -> bytes:
     slots = slots[:SLOTS]
     data = bytes((is_followed, len(slots))) + bytes(10) + b"".join([one[:8] for one in slots])
     data = data.ljust(VALUES - 4, b"\0")
-    check = crc32(data, seed).to_bytes(4, "big")
-    return (check + data + b"".join([one[8:] for one in slots])).ljust(BUCKET, b"\0")
+    parts = [crc32(data, seed ^ number).to_bytes(4, sys.byteorder), data]
+    for one in slots:
+        parts += one[8:], crc32(one[8:], crc32(one[:8]) ^ seed).to_bytes(4, sys.byteorder)
+    parts.append(FREE * (SLOTS - len(slots)))
+    return b"".join(parts)

@@ -14,21 +14,27 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from typing import TypeVar
 
 from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.process import locks
+from django_kvsessions.stores.process.boot import NO_BOOT
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm import recovery
-from django_kvsessions.stores.semidbm.generation import Damaged, Found, Generation, worth_from
-from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
+from django_kvsessions.stores.semidbm.generation import Found, Generation, worth_from
+from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for, names_itself
 from django_kvsessions.stores.semidbm.log import LogFile
 
 __all__ = ["Busy", "Journal", "no_waiting"]
+
+T = TypeVar("T")
 
 security_log = logging.getLogger("django.security.SuspiciousSession")
 
 #: Seconds until files that were swapped by hand are noticed, if not by an access before.
 LOOK_INTERVAL = 1.0
+#: An index that is made anew has this name until it is whole.
+NEW = "index.new"
 
 # True in a call that must not wait for a lock, such as one made on an event loop.
 no_waiting: ContextVar[bool] = ContextVar("no_waiting", default=False)
@@ -95,46 +101,59 @@ class Journal:
                 self.end()
 
     def current(self) -> Generation:
-        """What is in the folder, at most LOOK_INTERVAL seconds ago."""
-        generation = self.generation
-        now = time.monotonic()
-        if generation is not None and (now < self.next_look or self._is_sound(generation)):
-            self.next_look = max(self.next_look, now + LOOK_INTERVAL)
-            return generation
-        token = no_waiting.set(no_waiting.get() or generation is not None)
-        try:
-            self.next_look = 0.0
-            generation = self.begin()
-        except Busy:
-            if generation is None:
-                raise
-            # Somebody writes, or puts right what is wrong: this will look again.
-            return generation
-        finally:
-            no_waiting.reset(token)
+        """What is in the folder, or was at most LOOK_INTERVAL seconds ago."""
+        generation, clock = self.generation, time.monotonic()
+        if generation is not None:
+            if clock < self.next_look:
+                return generation
+            if self._is_sound(generation):
+                self.next_look = clock + LOOK_INTERVAL
+                return generation
+        # Not while another process puts right what is wrong, or has done so already.
+        self.next_look = 0.0
+        generation = self.begin()
         self.end()
         return generation
 
-    def _is_sound(self, generation: Generation) -> bool:
-        """Whether the files are in their places, and the index has the whole log."""
+    def settled(self) -> tuple[Generation, int]:
+        """What there is, and where its log ends with all in it that was acknowledged before."""
+        generation = self.begin()
         try:
-            complete = generation.index.complete()
-            return (
-                self.is_in_place(generation)
-                and generation.index.is_as_it_was()
-                and complete >= generation.noted
-                and generation.log.size() in (complete, generation.end)
-            )
-        except Unsure:
-            return False
+            return generation, generation.end
+        finally:
+            self.end()
 
-    def is_in_place(self, generation: Generation) -> bool:
+    def surely(self, do: Callable[[Generation], T]) -> T:
+        """Do something that takes longer with what is in the folder, from the beginning where
+        that was replaced or is mended."""
+        for _ in range(5):
+            generation = self.current()
+            try:
+                return do(generation)
+            except Unsure:
+                self.mend(generation)
+        raise OSError(f"{self.index_path} does not stay as it was written")
+
+    def mend(self, generation: Generation) -> None:
+        """See to it that the whole index can be read, if it is still the one that is open."""
+        now = self.begin()
         try:
+            if now is generation:
+                self._surely(lambda generation: all(generation.index.runs()))
+        finally:
+            self.end()
+
+    def _is_sound(self, generation: Generation) -> bool:
+        """Whether the files are in their places, and are what they were."""
+        try:
+            index = generation.index
             return (
-                os.stat(self.data_path).st_ino == generation.log.inode
-                and os.stat(self.index_path).st_ino == generation.index.inode
+                generation.log.is_at(self.data_path)
+                and os.stat(self.index_path).st_ino == index.inode
+                and index.is_as_it_was()
+                and generation.noted <= index.complete() <= generation.log.size()
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, Unsure):
             return False
 
     def _open_log(self) -> LogFile | None:
@@ -175,7 +194,7 @@ class Journal:
             generation = self.generation
             if (
                 generation is not None
-                and generation.log.size() == generation.end
+                and generation.is_untouched()
                 and time.monotonic() < self.next_look
             ):
                 return generation
@@ -202,112 +221,120 @@ class Journal:
 
     def look(self, key: bytes) -> tuple[Generation, Found]:
         """Where a key is now, and in what."""
-        generation = self.generation
-        assert generation is not None
+        generation = self._opened()
         try:
             return generation, generation.look(key)
         except Unsure:
-            self._renew(generation)
-        return self.look(key)
+            return self._surely(lambda generation: (generation, generation.locate(key)))
 
-    def _renew(self, generation: Generation) -> None:
-        """The index was replaced, or is damaged."""
-        if generation.index.is_as_it_was() and self.is_in_place(generation):
-            self.rebuild(generation.log)
-        else:
-            self._reopen()
+    def read(self, key: bytes) -> Record | None:
+        """A live record."""
+        generation, found = self.look(key)
+        try:
+            return generation.read(key, found)
+        except Unsure:
+            self._renew()
+        record = self._surely(lambda generation: generation.read(key, generation.locate(key)))
+        if record is None:
+            security_log.error(
+                "A session record in %s is damaged and reads as no session. Likely causes, in "
+                "order: a failing disk, or another program that wrote to the file.",
+                self.data_path,
+            )
+        return record
 
-    def room(self, key: bytes, generation: Generation, found: Found) -> tuple[Generation, Found]:
+    def room(self, key: bytes, found: Found) -> tuple[Generation, Found]:
         """Where a key goes that is not there."""
+        generation = self._opened()
         try:
             return generation, generation.room(key, found)
         except Unsure:
             # It is damaged where the key belongs, or full to the brim.
-            generation = self.rebuild(generation.log)
-        try:
-            return generation, generation.room(key, generation.locate(key))
-        except Unsure:
-            raise OSError(f"{self.index_path} has no room left") from None
-
-    def look_at_all(self) -> None:
-        """That the whole index can be read."""
-        generation = self.generation
-        assert generation is not None
-        try:
-            for _ in generation.index.runs():
-                pass
-        except Unsure:
-            self._renew(generation)
-
-    def read(self, key: bytes) -> Record | None:
-        """A live record; one that is damaged is dropped."""
-        generation, found = self.look(key)
-        try:
-            return generation.read(key, found)
-        except Damaged as damaged:
-            self._drop(generation, damaged)
-            return None
-
-    def _drop(self, generation: Generation, damaged: Damaged) -> None:
-        security_log.error(
-            "A session record in %s is damaged and reads as no session.", self.data_path
+            self._renew()
+        return self._surely(
+            lambda generation: (generation, generation.room(key, generation.locate(key)))
         )
-        generation.drop(damaged)
+
+    def _surely(self, ask: Callable[[Generation], T]) -> T:
+        """Ask an index that can be believed, if need be one that is made for it."""
+        generation = self._opened()
+        for _ in range(3):
+            try:
+                return ask(generation)
+            except Unsure:
+                generation = self._renew()
+        raise OSError(f"{self.index_path} does not stay as it was written")
+
+    def _opened(self) -> Generation:
+        assert self.generation is not None
+        return self.generation
+
+    def _renew(self) -> Generation:
+        """Go on with the files that are there now, or mend those that are open."""
+        generation = self._opened()
+        if self._is_sound(generation):
+            return self._rebuild(generation.log, sure=generation.end)
+        return self._reopen()
 
     def _catch_up(self) -> Generation:
         generation = self.generation
-        if generation is None or not self.is_in_place(generation):
+        if generation is None or not self._is_sound(generation):
             return self._reopen()
         try:
             self._take_in(generation)
         except Unsure:
-            return self._reopen()
-        self.next_look = time.monotonic() + LOOK_INTERVAL
-        return generation
+            return self._rebuild(generation.log, sure=generation.end)
+        return self.use(generation)
 
     def _reopen(self) -> Generation:
         """What the folder has now; makes an index where there is none to be believed."""
-        self.generation = None
-        log = self._open_log()
+        former, sure = self.generation, 0
+        if former is not None and former.log.is_at(self.data_path):
+            log: LogFile | None = former.log
+            sure = former.end
+        else:
+            log = self._open_log()
         if log is None:
-            return self.rebuild(self._create_log())
+            return self._rebuild(self._create_log())
         try:
-            generation = Generation(log, Index(os.open(self.index_path, os.O_RDWR)))
-            if generation.index.log != log.identity:
+            index = Index(os.open(self.index_path, os.O_RDWR))
+            # Where nobody tells one boot from another: since then somebody has the log open.
+            if index.log != log.identity or (index.boot == NO_BOOT and log.is_alone()):
                 raise Unsure
+            generation = Generation(log, index)
             self._take_in(generation)
         except (FileNotFoundError, Unsure):
-            return self.rebuild(log)
+            return self._rebuild(log, sure=sure)
         return self.use(generation)
 
     def _take_in(self, generation: Generation) -> None:
         generation.catch_up()
         size = generation.log.size()
-        if size == generation.end:
-            return
-        # A torn end is cut off; not of a log that was replaced, nor where records follow.
-        if (
-            size < generation.end
-            or not self.is_in_place(generation)
-            or logfile.find_record(generation.log, generation.end + 1, size) is not None
-        ):
+        if size < generation.end:
             raise Unsure
-        recovery.cut_off(generation.log, generation.end, self.path)
+        if size > generation.end:
+            # A writer has died in the middle of a record, unless others are behind it.
+            if logfile.find_record(generation.log, generation.end + 1, size) is not None:
+                raise Unsure
+            recovery.cut_off(generation.log, generation.end, self.path)
 
-    def rebuild(self, log: LogFile) -> Generation:
-        """Make an index from the log."""
-        self.generation = None
+    def _rebuild(self, log: LogFile, *, sure: int = 0) -> Generation:
+        """Make an index from the log. ``sure``: as of ``recovery.Contents.recover``."""
+        if no_waiting.get():
+            raise Busy
         contents = recovery.Contents(log)
-        contents.recover(self.path)
-        self._retire(log)
+        contents.recover(self.path, sure=sure)
         depth = depth_for(len(contents.index))
-        index = Index.write(self.new_index(), log.identity, depth, contents.by_home(depth))
-        index.note_complete(contents.end)
-        index.compact_from = worth_from(contents.live_bytes())
+        index = self.write_index(
+            NEW, lambda file: Index.write(file, log.identity, depth, contents.by_home(depth))
+        )
         generation = Generation(log, index)
+        index.note_complete(contents.end)
         generation.end = generation.noted = contents.end
+        generation.compact_from = index.compact_from = worth_from(contents.live_bytes())
         generation.damaged = contents.damaged
-        os.rename(self.index_path + ".new", self.index_path)
+        self._retire(log)
+        self.publish_index(NEW)
         return self.use(generation)
 
     def use(self, generation: Generation) -> Generation:
@@ -315,20 +342,35 @@ class Journal:
         self.next_look = time.monotonic() + LOOK_INTERVAL
         return generation
 
-    def new_index(self) -> int:
-        """An empty file, to be the index when it is filled."""
-        path = self.index_path + ".new"
+    def write_index(self, name: str, write: Callable[[int], Index]) -> Index:
+        """Fill an empty file of that name, which is to be the index."""
+        path = os.path.join(self.path, name)
         with suppress(FileNotFoundError):
             os.unlink(path)  # left by a process that was killed
-        return locks.open_private(path, os.O_RDWR)
+        try:
+            return write(locks.open_private(path, os.O_RDWR))
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            raise
+
+    def publish_index(self, name: str) -> None:
+        """Let it be the index, when the one before is retired."""
+        os.rename(os.path.join(self.path, name), self.index_path)
 
     def _retire(self, log: LogFile) -> None:
-        """Let no process believe in the index that there is."""
+        """Let no process believe in the index that there was."""
+        is_theirs = False
         with suppress(FileNotFoundError):
-            os.truncate(self.index_path, 0)
-        if not log.is_alone():
-            # Another one may have a file open that has no name any more: each looks for it
-            # before that time is over.
+            descriptor = os.open(self.index_path, os.O_RDWR)
+            try:
+                is_theirs = names_itself(descriptor)
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
+        if not is_theirs and not log.is_alone():
+            # What others have open was removed or replaced by hand. Each looks for it before
+            # that time is over.
             time.sleep(1.1 * LOOK_INTERVAL)
 
     def _create_log(self) -> LogFile:

@@ -29,13 +29,20 @@ _HEAD = struct.Struct(f">ii{KEY_SIZE}sd")
 _SIZES = struct.Struct(">ii")
 _VALUE = struct.Struct(">dQB")
 _RECORD = struct.Struct(f">ii{KEY_SIZE}sdQB")
+_HEAD_AND_OWNER = struct.Struct(f">ii{KEY_SIZE}sdQB{OWNER_SIZE}s")
+_KEY_AND_HEAD = struct.Struct(f">{KEY_SIZE}sdQ")
 _CRC = struct.Struct(">I")
 #: How each record begins.
 KEY_SIZE_BYTES = struct.pack(">i", KEY_SIZE)
+_unpack_head = _KEY_AND_HEAD.unpack
 _CHUNK = 256 * 1024
 
 #: The least and the most that a value takes besides the record's data.
 VALUE_OVERHEAD = _VALUE.size + OWNER_SIZE
+
+
+class Damaged(Exception):
+    """Records do not follow each other any more as they did."""
 
 
 class LogFile:
@@ -72,8 +79,11 @@ class LogFile:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
+        else:
+            return True
+        finally:
+            # Who asks in vain for more has lost what it had.
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def size(self) -> int:
         # A quarter of what fstat takes. Nobody uses the offset that it moves.
@@ -158,19 +168,14 @@ def read_record(log: LogFile, key: bytes, place: int) -> Record | None:
 
 
 def read_key(log: LogFile, place: int) -> bytes:
-    """The key of a record that is known to be there."""
+    """The key of the record at a place; shorter than one where the log has ended."""
     return os.pread(log.descriptor, KEY_SIZE, (place >> 24) + 8)
 
 
-def read_revision(log: LogFile, place: int) -> int:
-    """The revision of a record that is known to be there."""
-    return int.from_bytes(os.pread(log.descriptor, 8, (place >> 24) + 8 + KEY_SIZE + 8), "big")
-
-
-def read_owner(log: LogFile, place: int) -> bytes:
-    """The owner of a record that is known to be there."""
-    blob = os.pread(log.descriptor, VALUE_OVERHEAD, (place >> 24) + 8 + KEY_SIZE)
-    return blob[_VALUE.size : _VALUE.size + _VALUE.unpack_from(blob)[2]]
+def read_head(log: LogFile, place: int) -> tuple[bytes, float, int]:
+    """Key, expiry and revision of the record at a place; an empty key where there is none."""
+    blob = os.pread(log.descriptor, _KEY_AND_HEAD.size, (place >> 24) + 8)
+    return _unpack_head(blob) if len(blob) == _KEY_AND_HEAD.size else (b"", 0.0, -1)
 
 
 def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterator[Entry]:
@@ -203,6 +208,33 @@ def read_log(log: LogFile, start: int, stop: int, chunk: int = _CHUNK) -> Iterat
         else:
             # A record larger than what was read: once more with room for the largest.
             chunk = MAX_VALUE_SIZE + OVERHEAD + 1
+
+
+def read_owners(log: LogFile, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+    """Key and owner of each record between two places where records begin; ``Damaged``.
+
+    Those of nobody are left out. What was verified before is not verified again.
+    """
+    head = _HEAD_AND_OWNER
+    while start < stop:
+        data = log.read(min(_CHUNK, stop - start), start)
+        size, position = len(data), 0
+        is_last = size == stop - start
+        # Padded, since a record may be shorter than what is unpacked at once.
+        data += bytes(head.size)
+        while position + (OVERHEAD if is_last else head.size) <= size:
+            key_size, value_size, key, _, _, owner_size, owner = head.unpack_from(data, position)
+            if key_size != KEY_SIZE:
+                raise Damaged
+            if value_size > 0 and owner_size:
+                yield key, owner[:owner_size]
+            position += OVERHEAD + max(value_size, 0)
+        if not position:
+            raise Damaged
+        # What is left of a large record need not be read.
+        start += position
+    if start != stop:
+        raise Damaged
 
 
 def find_record(log: LogFile, start: int, stop: int) -> int | None:

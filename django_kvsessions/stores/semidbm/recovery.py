@@ -16,10 +16,10 @@ from zlib import crc32
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.index import PRINT, slot, unpack_slot
+from django_kvsessions.stores.semidbm.index import PRINT, hint, slot, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Contents", "cut_off", "note_synced", "set_aside"]
+__all__ = ["Contents", "cut_off", "note_synced", "quarantined", "set_aside"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -69,7 +69,7 @@ class Contents:
         index, end = self.index, self.end
         for key, start, following, size, expires in logfile.read_log(self.log, end, stop):
             if size > 0:
-                index[key] = slot(key[PRINT:], start << 24 | size, expires)
+                index[key] = slot(key[PRINT:], start << 24 | size, hint(expires))
             else:
                 index.pop(key, None)
             end = following
@@ -79,37 +79,40 @@ class Contents:
         return sum(logfile.record_bytes(unpack_slot(one)[1]) for one in self.index.values())
 
     def by_home(self, depth: int) -> Iterable[list[bytes]]:
-        """For an index: the slots of each home. Nothing is left here."""
+        """For an index: the slots of each home."""
         homes: list[list[bytes]] = [[] for _ in range(1 << depth)]
         shift = 32 - depth
         for one in self.index.values():
             homes[crc32(one[:8]) >> shift].append(one)
         return homes
 
-    def recover(self, folder: str) -> None:
+    def recover(self, folder: str, *, sure: int = 0) -> None:
         """Take in the whole log, also what verifies behind damage; cut off a torn end.
 
-        With the writer's lock.
+        With the writer's lock. ``sure``: up to where no power cut can have torn it, since it
+        was whole when this boot had begun.
         """
         log, size = self.log, self.log.size()
         self.parse(size)
         if self.end == size:
             return
-        synced = _synced(log, folder)
-        lost = set[bytes]()
+        synced = max(sure, _synced(log, folder))
+        lost, gone = set[bytes](), set[bytes]()
         while self.end < size:
             found = logfile.find_record(log, self.end + 1, size)
             if found is None:
                 break
             logger.error(
-                "The log in %s is damaged from byte %d to %d; the records behind are kept.",
+                "The log in %s is damaged from byte %d to %d; the records behind are kept. Likely "
+                "causes, in order: a power cut, a failing disk, another program that wrote to the "
+                "file. Nothing is to be done, unless it happens again: then check the disk.",
                 folder,
                 self.end,
                 found,
             )
             keys = _damaged_keys(log, self.end, found)
             if self.end < synced:
-                self._forget(list(keys))
+                gone.update(self._forget(list(keys)))
             else:
                 lost.update(keys)
             self.damaged = True
@@ -117,31 +120,35 @@ class Contents:
             self.parse(size)
         if self.end < size:
             cut_off(log, self.end, folder)
-        for key in lost:
-            self._write_again(key)
+        # Whoever opens the log later, and knows more or less of what was synced, is to find
+        # the same.
+        for key in lost & self.index.keys():
+            ending, place, expires = unpack_slot(self.index[key])
+            start = self._append(log.read(logfile.record_bytes(place), place >> 24))
+            place = logfile.place_of(start, place & logfile.MAX_VALUE_SIZE)
+            self.index[key] = slot(ending, place, expires)
+        for key in gone - self.index.keys():
+            self._append(logfile.deletion(key))
 
-    def _forget(self, keys: list[bytes]) -> None:
+    def _forget(self, keys: list[bytes]) -> Iterator[bytes]:
+        """Take out what these keys had before, and say which had something."""
         index = self.index
         for key in keys:
-            if index.pop(key, None) is None:
-                # The key itself may be what is damaged. Nobody else's is so much like it.
-                number = int.from_bytes(key, "big")
-                for other in list(index):
-                    if (int.from_bytes(other, "big") ^ number).bit_count() <= FLIPPED_BITS:
-                        del index[other]
+            if index.pop(key, None) is not None:
+                yield key
+                continue
+            # The key itself may be what is damaged. Nobody else's is so much like it.
+            number = int.from_bytes(key, "big")
+            for other in list(index):
+                if (int.from_bytes(other, "big") ^ number).bit_count() <= FLIPPED_BITS:
+                    del index[other]
+                    yield other
 
-    def _write_again(self, key: bytes) -> None:
-        """Put what was there before the damage behind it.
-
-        Whoever opens the log later finds the damage synced, and would forget the session.
-        """
-        if key in self.index:
-            ending, place, expires = unpack_slot(self.index[key])
-            data = self.log.read(logfile.record_bytes(place), place >> 24)
-            self.log.append(data)
-            place = logfile.place_of(self.end, place & logfile.MAX_VALUE_SIZE)
-            self.index[key] = slot(ending, place, expires)
-            self.end += len(data)
+    def _append(self, data: bytes) -> int:
+        start = self.end
+        self.log.append(data)
+        self.end += len(data)
+        return start
 
 
 def _damaged_keys(log: LogFile, start: int, stop: int) -> Iterator[bytes]:
@@ -159,6 +166,20 @@ def cut_off(log: LogFile, end: int, folder: str) -> None:
     log.truncate(end)
 
 
+def quarantined(folder: str) -> Iterator[str]:
+    """A sentence where bytes were set aside."""
+    path = os.path.join(folder, "quarantine")
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return
+    if size:
+        yield (
+            f"{path} has {size} bytes that did not verify, as after a power cut or on a failing "
+            "disk: look at the log of that time and at the disk, then remove the file."
+        )
+
+
 def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
     """Copy bytes that do not verify to the quarantine file."""
     path = os.path.join(folder, "quarantine")
@@ -166,7 +187,8 @@ def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
         for position in range(start, stop, 1024 * 1024):
             file.write(log.read(min(1024 * 1024, stop - position), position))
     logger.warning(
-        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s.",
+        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s, which may be "
+        "removed when it was looked at.",
         stop - start,
         start,
         path,

@@ -19,21 +19,22 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
-from zlib import crc32
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores import options
-from django_kvsessions.stores.base import KEY_SIZE, Record, Store, StoreStats
+from django_kvsessions.stores.base import Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm import backups
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation
-from django_kvsessions.stores.semidbm.index import Unsure, unpack_slot
+from django_kvsessions.stores.semidbm.index import Unsure
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
-from django_kvsessions.stores.semidbm.log import LogFile
+from django_kvsessions.stores.semidbm.owners import Owners
+from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.syncing import Syncer
 
 __all__ = ["SemidbmStore"]
@@ -58,6 +59,7 @@ class SemidbmStore(Store):
     ``max_record_size``: bytes, up to 16 MiB.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(
@@ -83,13 +85,14 @@ class SemidbmStore(Store):
         # With "full" a write waits for the disk.
         self.is_nonblocking = durability != "full"
         self._journal = Journal(self.path, lock_timeout)
-        self._work_in_background()
+        self._begin()
         forks.renew(self._after_fork)
         _instances.add(self)
 
-    def _work_in_background(self) -> None:
+    def _begin(self) -> None:
         self._syncer = Syncer(self._journal)
         self._compaction = Compaction(self._journal)
+        self._owners = Owners()
 
     # The contract
 
@@ -111,7 +114,7 @@ class SemidbmStore(Store):
             if found.expires > time.time():
                 return False
             if not found.place:
-                generation, found = journal.room(key, generation, found)
+                generation, found = journal.room(key, found)
             generation.put(key, record, found)
         finally:
             journal.end()
@@ -125,10 +128,7 @@ class SemidbmStore(Store):
         journal.begin()
         try:
             generation, found = journal.look(key)
-            if expected is None:
-                if found.expires <= time.time():
-                    return False
-            elif generation.revision(found) != expected:
+            if found.expires <= time.time() or expected not in (None, found.revision):
                 return False
             generation.put(key, record, found)
         finally:
@@ -170,60 +170,65 @@ class SemidbmStore(Store):
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Looks at every entry of the index, and compacts the log where that pays."""
-        limit = time.time()
         keys: list[bytes] = []
-        for log, slots in self._runs():
-            places = [unpack_slot(one)[1] for one in slots if unpack_slot(one)[2] <= limit]
-            keys += [logfile.read_key(log, place) for place in places]
+        for more in self._parts(Generation.expired):
+            keys += more
             while len(keys) >= batch_size:
                 yield self._delete_still_expired(keys[:batch_size])
                 del keys[:batch_size]
         if keys:
             yield self._delete_still_expired(keys)
-        if self._needs_compaction():
+        # What has expired since may be most of the log.
+        if self._surely(lambda generation: generation.needs_compaction(anew=True)):
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
-        for log, slots in self._runs():
-            for one in slots:
-                key = logfile.read_key(log, unpack_slot(one)[1])
-                record = self.load(key) if len(key) == KEY_SIZE else None
-                if record is not None:
+        for keys in self._parts(Generation.keys):
+            for key in keys:
+                if (record := self.load(key)) is not None:
                     yield key, record
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        """Reads the head of every record, and the data of the owner's."""
+        """The first call in a process reads the log, later ones what was appended since.
+
+        From then on the process keeps about 40 bytes in memory for each record.
+        """
         self.check_owner(owner)
         return self._scan_owner(owner)
 
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        for log, slots in self._runs():
-            for one in slots:
-                place = unpack_slot(one)[1]
-                if logfile.read_owner(log, place) == owner:
-                    record = self.load(logfile.read_key(log, place))
-                    if record is not None and record.owner == owner:
-                        yield logfile.read_key(log, place), record
+        try:
+            keys = self._keys_of(owner)
+        except logfile.Damaged:
+            # Each record is looked at until a compaction leaves out what is damaged.
+            yield from super().scan_owner(owner)
+            return
+        for key in keys:
+            if (record := self.load(key)) is not None and record.owner == owner:
+                yield key, record
 
     @reports_os_errors
     def setup(self) -> None:
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        limit = time.time()
-        live = expired = 0
-        for _, slots in self._runs():
-            count = sum(unpack_slot(one)[2] > limit for one in slots)
-            live += count
-            expired += len(slots) - count
-        return StoreStats(live=live, expired=expired, size=self._current().log.size())
+        return self._surely(Generation.stats)
+
+    def faults(self) -> Iterator[str]:
+        return quarantined(self.path)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Waits for nobody. A plain copy of the folder opens too."""
+        backups.copy_log(self._journal, self.compact, folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        backups.check_copy(folder)
+        with contextlib.closing(SemidbmStore(folder)) as copy:
+            yield from copy.scan()
 
     @reports_os_errors
     def compact(self) -> bool:
-        """Rewrite the log without its garbage; ``False`` where that is under way already.
-
-        Readers and writers go on meanwhile.
-        """
+        """Rewrite the log without its garbage, beside others; ``False`` where it is under way."""
         return self._compaction.run()
 
     @reports_os_errors
@@ -253,36 +258,34 @@ class SemidbmStore(Store):
         return await self.call_in_thread(function, *args, **kwargs)
 
     @reports_os_errors
-    def _current(self) -> Generation:
-        return self._journal.current()
+    def _surely(self, do: Callable[[Generation], T]) -> T:
+        return self._journal.surely(do)
 
-    def _runs(self) -> Iterator[tuple[LogFile, list[bytes]]]:
-        """All slots, each key's once, and the log that they are about."""
+    @reports_os_errors
+    def _keys_of(self, owner: bytes) -> list[bytes]:
+        generation, end = self._journal.settled()
+        return self._owners.keys(generation.log, end, owner)
+
+    def _parts(
+        self, look: Callable[[Generation, int], Iterator[tuple[int, list[bytes]]]]
+    ) -> Iterator[list[bytes]]:
+        """Keys, by parts of the index in the order of its hashes.
+
+        Where it is replaced meanwhile, or is mended, that goes on in the new one.
+        """
         start = 0
         while start < 2**32:
-            generation = self._current()
+            generation = self._surely(lambda generation: generation)
             try:
-                for end, slots in generation.index.runs(start):
-                    yield generation.log, [one for one in slots if crc32(one[:8]) >= start]
+                for end, found in look(generation, start):
+                    yield found
                     start = end
             except Unsure:
-                # It was replaced, and is gone on with in the new one.
-                self._look_again()
+                self._mend(generation)
 
     @reports_os_errors
-    def _look_again(self) -> None:
-        self._journal.begin()
-        try:
-            self._journal.look_at_all()
-        finally:
-            self._journal.end()
-
-    @reports_os_errors
-    def _needs_compaction(self) -> bool:
-        try:
-            return self._journal.current().needs_compaction()
-        except Unsure:
-            return False
+    def _mend(self, generation: Generation) -> None:
+        self._journal.mend(generation)
 
     @reports_os_errors
     def _delete_still_expired(self, keys: list[bytes]) -> int:
@@ -314,7 +317,7 @@ class SemidbmStore(Store):
         """In the child."""
         self._journal.after_fork()
         self._compaction.close()
-        self._work_in_background()
+        self._begin()
 
 
 _instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()
