@@ -11,8 +11,6 @@ import logging
 import os
 import threading
 import time
-from array import array
-from bisect import bisect_left
 from collections.abc import Callable
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout, sync_folder
@@ -21,7 +19,7 @@ from django_kvsessions.stores.semidbm.generation import Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Unsure, depth_for, slot, unpack_slot
 from django_kvsessions.stores.semidbm.journal import Journal
 from django_kvsessions.stores.semidbm.log import LogFile
-from django_kvsessions.stores.semidbm.recovery import note_synced, set_aside
+from django_kvsessions.stores.semidbm.recovery import note_synced
 
 __all__ = ["Compaction"]
 
@@ -35,6 +33,8 @@ COMPACTION_PAUSE = 5.0
 SHORT_TAIL = 64 * 1024
 #: How much is copied at most between two syncs: those of the writers wait for the disk too.
 SYNC_AFTER = 4 * 1024 * 1024
+#: How much is written at a time.
+BUFFER = 256 * 1024
 #: The index that it makes, while it makes it. One that is made anew has another name.
 COPY = "index.copy"
 #: Slots after which the other threads have their turn.
@@ -164,25 +164,25 @@ class Compaction:
         if os.geteuid() == 0:
             os.fchown(log.descriptor, status.st_uid, status.st_gid)
         log.append(logfile.FILE_HEADER)
-        moved = Moved()
-        self._copy_live(former, log, end, moved)
-        log.sync()
-        depth = depth_for(len(moved))
+        copy = Copy(former.log, end, log)
+        depth = depth_for(former.live()[0])
         index = journal.write_index(
-            COPY, lambda file: former.index.rewritten(file, log.identity, depth, moved)
+            COPY, lambda file: former.index.rewritten(file, log.identity, depth, copy)
         )
+        copy.flush()
+        log.sync()
         new = Generation(log, index)
         new.end = log.size()
         new.compact_from = index.compact_from = worth_from(new.end)
         position = end
 
-        def copy(stop: int) -> None:
+        def follow(stop: int) -> None:
             nonlocal position
             position = copy_tail(former.log, log, position, stop)
             new.take_in(log.size())
             log.sync()
 
-        self._follow(former, end, copy)
+        self._follow(former, end, follow)
         try:
             former.log.append(REPLACED)
             os.rename(path, journal.data_path)
@@ -191,32 +191,6 @@ class Compaction:
             note_synced(log, new.end, journal.path)
         finally:
             journal.end()
-
-    def _copy_live(self, generation: Generation, new: LogFile, stop: int, moved: Moved) -> None:
-        log, index = generation.log, generation.index
-        position = len(logfile.FILE_HEADER)
-        limit = time.time()
-        buffer, written, synced = bytearray(), new.size(), 0
-        while position < stop:
-            for key, start, end, size, expires in logfile.read_log(log, position, stop):
-                position = end
-                place = logfile.place_of(start, size)
-                if size > 0 and expires > limit and index.points_to(key, place):
-                    moved.note(start, written + len(buffer))
-                    buffer += log.read(end - start, start)
-                    if len(buffer) > 256 * 1024:
-                        new.append(bytes(buffer))
-                        written += len(buffer)
-                        buffer.clear()
-                        if written > synced + SYNC_AFTER:
-                            new.sync()
-                            synced = written
-                        time.sleep(0.0005)  # the other threads' turn
-            if position < stop:
-                found = logfile.find_record(log, position + 1, stop) or stop
-                set_aside(log, position, found, self._journal.path)
-                position = found
-        new.append(bytes(buffer))
 
 
 class Pace:
@@ -232,31 +206,39 @@ class Pace:
         return content
 
 
-class Moved(Pace):
-    """Likewise where records were copied to another log."""
+class Copy(Pace):
+    """Likewise, with its record copied to another log."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: LogFile, end: int, new: LogFile) -> None:
         super().__init__()
-        self._former = array("Q")
-        self._now = array("Q")
-
-    def __len__(self) -> int:
-        return len(self._now)
-
-    def note(self, former: int, now: int) -> None:
-        self._former.append(former)
-        self._now.append(now)
+        self._log, self._end, self._new = log, end, new
+        self._buffer = bytearray()
+        self._written = self._synced = new.size()
+        self._second = int(time.time())
 
     def __call__(self, content: bytes) -> bytes | None:
         super().__call__(content)
         ending, place, expires = unpack_slot(content)
         start = place >> 24
-        at = bisect_left(self._former, start)
-        if at == len(self._former) or self._former[at] != start:
-            # It had expired, or comes with what was written meanwhile.
+        # What comes later is copied with what is written meanwhile.
+        if expires < self._second or start >= self._end:
             return None
-        now = logfile.place_of(self._now[at], place & logfile.MAX_VALUE_SIZE)
-        return slot(ending, now, expires)
+        data = self._log.read(logfile.record_bytes(place), start)
+        if not logfile.verifies(data, ending):
+            raise logfile.Damaged
+        start = self._written + len(self._buffer)
+        self._buffer += data
+        if len(self._buffer) > BUFFER:
+            self.flush()
+        return slot(ending, logfile.place_of(start, place & logfile.MAX_VALUE_SIZE), expires)
+
+    def flush(self) -> None:
+        self._new.append(bytes(self._buffer))
+        self._written += len(self._buffer)
+        self._buffer.clear()
+        if self._written > self._synced + SYNC_AFTER:
+            self._new.sync()
+            self._synced = self._written
 
 
 def copy_tail(log: LogFile, new: LogFile, start: int, stop: int) -> int:

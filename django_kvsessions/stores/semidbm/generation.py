@@ -8,7 +8,7 @@ from time import time
 from typing import NamedTuple
 from zlib import crc32
 
-from django_kvsessions.stores.base import Record, StoreStats
+from django_kvsessions.stores.base import KEY_SIZE, Record, StoreStats
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.index import (
     BUCKET,
@@ -53,7 +53,7 @@ class Found(NamedTuple):
     """Where a key is, or where it is to be, as it was when ``end`` was where the log ended.
 
     The number of its bucket and the slot there (-1: none yet); its place in the log (0: it is
-    not there), its expiry and its revision; the bucket of what is not there.
+    not there), its expiry and its revision; the bucket, if that was read.
     """
 
     end: int
@@ -97,18 +97,25 @@ class Generation:
         """
         if not (anew or self.damaged or self.end > self.compact_from):
             return False
-        now, live = time(), 0
-        for _, places, hints in self.index.columns():
-            live += sum(
-                logfile.record_bytes(place)
-                for place, expires in zip(places, hints, strict=True)
-                if place and expires > now
-            )
+        _, live = self.live()
         bound, size = worth_from(live), self.log.size()
         if self.damaged or size > bound:
             return True
         self.compact_from = self.index.compact_from = max(bound, size + live // GROWTH)
         return False
+
+    def live(self) -> tuple[int, int]:
+        """How many sessions there are about, and the bytes of their records."""
+        now, count, size = time(), 0, 0
+        for _, places, hints in self.index.columns():
+            live = [
+                place & logfile.MAX_VALUE_SIZE
+                for place, expires in zip(places, hints, strict=True)
+                if place and expires > now
+            ]
+            count += len(live)
+            size += sum(live)
+        return count, size + count * logfile.OVERHEAD
 
     def is_crowded(self) -> bool:
         return self.index.crowding() > CROWDED
@@ -136,21 +143,21 @@ class Generation:
         """All keys from a hash on, some at a time, and the hash from which on to go on."""
         for end, slots in self.index.runs(start):
             # A home may begin before that hash, and has been seen then.
-            yield (
-                end,
-                [
-                    logfile.read_key(self.log, unpack_slot(one)[1])
-                    for one in slots
-                    if crc32(one[:8]) >= start
-                ],
-            )
+            places = [unpack_slot(one)[1] for one in slots if crc32(one[:8]) >= start]
+            yield end, self._keys_at(places)
 
     def expired(self, start: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Keys of which many have expired, and the hash from which on to go on."""
+        """Likewise, of those of which many have expired."""
         limit = time()
         for end, places, hints in self.index.columns(start):
             candidates = zip(places, hints, strict=True)
-            yield end, [logfile.read_key(self.log, at) for at, when in candidates if when <= limit]
+            yield end, self._keys_at([at for at, expires in candidates if expires <= limit])
+
+    def _keys_at(self, places: list[int]) -> list[bytes]:
+        keys = [logfile.read_key(self.log, place) for place in places]
+        if any(len(key) != KEY_SIZE for key in keys):
+            raise logfile.Damaged
+        return keys
 
     # Reading
 
@@ -189,7 +196,7 @@ class Generation:
                 place = index.place(bucket, at)
                 whose, expires, revision = logfile.read_head(self.log, place)
                 if whose == key:
-                    return Found(end, number, at, place, expires, revision)
+                    return Found(end, number, at, place, expires, revision, bucket)
                 if logfile.read_record(self.log, whose, place) is None:
                     raise Unsure
                 at = index.find(bucket, ending, at + 1)
@@ -249,13 +256,19 @@ class Generation:
         self._written[number] = end
         self.know(end)
 
-    def remove(self, keys: list[bytes]) -> None:
+    def remove(self, found: dict[bytes, Found]) -> None:
         """Remove keys that are there, in one write."""
-        data = b"".join(map(logfile.deletion, keys))
-        self.log.append(data)
-        for key in keys:
-            self.enter(key, None)
-        self.know(self.end + len(data))
+        self.log.append(b"".join(map(logfile.deletion, found)))
+        changed = set[int]()
+        for key, one in found.items():
+            self._take_out(self.locate(key) if one.number in changed else one)
+            changed.add(one.number)
+        self.know(self.end + len(found) * logfile.OVERHEAD)
+
+    def _take_out(self, found: Found) -> None:
+        _, number, slot, _, _, _, bucket = found
+        self.index.remove(number, slot, bucket or self.index.bucket(number))
+        self._written[number] = self.end + 1
 
     def _forget(self) -> None:
         self._floor = self.end
@@ -267,8 +280,7 @@ class Generation:
         found = self.locate(key)
         if value is None:
             if found.place:
-                self.index.remove(found.number, found.slot)
-                self._written[found.number] = self.end + 1
+                self._take_out(found)
         elif found.place:
             self.index.move(found.number, found.slot, value)
         else:
@@ -287,14 +299,21 @@ class Generation:
         self.noted = end
 
     def catch_up(self) -> None:
-        """Enter what others have appended, and have not entered yet, as far as it verifies."""
+        """Enter what others have appended, and have not entered yet.
+
+        ``Unsure`` where some of that does not verify: it may be in the index nevertheless.
+        """
         complete, size = self.index.complete(), self.log.size()
+        if not self.noted <= complete <= size:
+            raise Unsure
         if (complete, size) != (self.noted, self.end):
             self.end = self.noted = complete
             self._beside_others = BESIDE_OTHERS
             self._forget()
             if size > complete:
                 self.take_in(size)
+        if self.end != size:
+            raise Unsure
 
     def take_in(self, stop: int) -> None:
         # Only what each key is in the end, since readers see each change.

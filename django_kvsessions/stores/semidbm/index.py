@@ -51,6 +51,7 @@ COMPLETE_AT, COMPACT_AT = 128, 192
 _SLOT = struct.Struct("=8sQI")
 _VALUE = struct.Struct("=QII")
 _PLACE = struct.Struct("=QI")
+_BUCKET = struct.Struct("=16x" + "8s" * SLOTS + "12sI" * SLOTS)
 #: How much of a value its checksum is about.
 CHECKED = _PLACE.size
 _CHUNK = 64 * 1024
@@ -231,20 +232,6 @@ class Index:
             raise Unsure
         return int(place)
 
-    def points_to(self, key: bytes, place: int) -> bool:
-        """Whether the record at a place is the key's of now."""
-        number = crc32(key[PRINT:]) >> self.shift
-        while True:
-            bucket = self.bucket(number)
-            at = self.find(bucket, key[PRINT:])
-            while at >= 0:
-                if self.place(bucket, at) == place:
-                    return True
-                at = self.find(bucket, key[PRINT:], at + 1)
-            if not bucket[4]:
-                return False
-            number += 1
-
     def runs(self, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """All slots, of some homes after the other, and the hash that comes next.
 
@@ -275,11 +262,12 @@ class Index:
     def _slots(self, bucket: bytes, number: int) -> list[bytes] | None:
         if not self._verifies(bucket, number):
             return None
-        slots, seed = [], self.seed
-        for at in range(bucket[5]):
-            ending, start = bucket[HEAD + at * 8 : HEAD + at * 8 + 8], VALUES + at * VALUE
-            value = bucket[start : start + CHECKED]
-            if crc32(value, crc32(ending) ^ seed) != unpack_value(bucket, start)[2]:
+        count, seed, found = bucket[5], self.seed, _BUCKET.unpack(bucket)
+        slots = []
+        for ending, value, check in zip(
+            found[:count], found[SLOTS::2], found[SLOTS + 1 :: 2], strict=False
+        ):
+            if crc32(value, crc32(ending) ^ seed) != check:
                 return None
             slots.append(ending + value)
         return slots
@@ -344,9 +332,9 @@ class Index:
         )
         self._write(number, b"".join((head, value, bucket[to + VALUE :])))
 
-    def remove(self, number: int, at: int) -> None:
-        """Empty a slot; the last one of its bucket takes its place."""
-        bucket = bytearray(self.bucket(number))
+    def remove(self, number: int, at: int, content: bytes) -> None:
+        """Empty a slot of a bucket; the last one there takes its place."""
+        bucket = bytearray(content)
         last = bucket[5] = bucket[5] - 1
         for first, size, nothing in ((HEAD, ENDING, bytes(ENDING)), (VALUES, VALUE, FREE)):
             end = first + last * size

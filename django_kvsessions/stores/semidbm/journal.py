@@ -130,16 +130,21 @@ class Journal:
             generation = self.current()
             try:
                 return do(generation)
-            except Unsure:
-                self.mend(generation)
-        raise OSError(f"{self.index_path} does not stay as it was written")
+            except (Unsure, logfile.Damaged) as error:
+                self.mend(generation, error)
+        raise OSError(f"{self.data_path} does not stay as it was written")
 
-    def mend(self, generation: Generation) -> None:
-        """See to it that the whole index can be read, if it is still the one that is open."""
+    def mend(self, generation: Generation, error: Exception) -> None:
+        """Go on with what is in the folder now, where that cannot be read or was replaced."""
         now = self.begin()
         try:
-            if now is generation:
+            if now is not generation:
+                return
+            if isinstance(error, Unsure):
                 self._surely(lambda generation: all(generation.index.runs()))
+            else:
+                # It is the log that is damaged, where the index points to.
+                self._rebuild(generation.log, sure=generation.end)
         finally:
             self.end()
 
@@ -263,7 +268,7 @@ class Journal:
                 return ask(generation)
             except Unsure:
                 generation = self._renew()
-        raise OSError(f"{self.index_path} does not stay as it was written")
+        raise OSError(f"{self.data_path} does not stay as it was written")
 
     def _opened(self) -> Generation:
         assert self.generation is not None
@@ -278,13 +283,16 @@ class Journal:
 
     def _catch_up(self) -> Generation:
         generation = self.generation
-        if generation is None or not self._is_sound(generation):
-            return self._reopen()
+        is_due = time.monotonic() >= self.next_look
+        if generation is None or is_due or not generation.index.is_whole():
+            if generation is None or not self._is_sound(generation):
+                return self._reopen()
+            self.next_look = time.monotonic() + LOOK_INTERVAL
         try:
-            self._take_in(generation)
+            generation.catch_up()
         except Unsure:
             return self._rebuild(generation.log, sure=generation.end)
-        return self.use(generation)
+        return generation
 
     def _reopen(self) -> Generation:
         """What the folder has now; makes an index where there is none to be believed."""
@@ -302,21 +310,10 @@ class Journal:
             if index.log != log.identity or (index.boot == NO_BOOT and log.is_alone()):
                 raise Unsure
             generation = Generation(log, index)
-            self._take_in(generation)
+            generation.catch_up()
         except (FileNotFoundError, Unsure):
             return self._rebuild(log, sure=sure)
         return self.use(generation)
-
-    def _take_in(self, generation: Generation) -> None:
-        generation.catch_up()
-        size = generation.log.size()
-        if size < generation.end:
-            raise Unsure
-        if size > generation.end:
-            # A writer has died in the middle of a record, unless others are behind it.
-            if logfile.find_record(generation.log, generation.end + 1, size) is not None:
-                raise Unsure
-            recovery.cut_off(generation.log, generation.end, self.path)
 
     def _rebuild(self, log: LogFile, *, sure: int = 0) -> Generation:
         """Make an index from the log. ``sure``: as of ``recovery.Contents.recover``."""

@@ -42,7 +42,7 @@ VALUE_OVERHEAD = _VALUE.size + OWNER_SIZE
 
 
 class Damaged(Exception):
-    """Records do not follow each other any more as they did."""
+    """Records are not what they were when they were verified."""
 
 
 class LogFile:
@@ -165,6 +165,16 @@ def read_record(log: LogFile, key: bytes, place: int) -> Record | None:
         return None
     data = _RECORD.size + owner_size
     return Record(blob[data:-4], expires, revision, blob[data - owner_size : data])
+
+
+def verifies(data: bytes, ending: bytes) -> bool:
+    """Whether that is a record of a key with that end."""
+    return (
+        crc32(data[8:-4]) == int.from_bytes(data[-4:], "big")
+        and len(data) - OVERHEAD == int.from_bytes(data[4:8], "big")
+        and data[: len(KEY_SIZE_BYTES)] == KEY_SIZE_BYTES
+        and data[8 + KEY_SIZE - len(ending) : 8 + KEY_SIZE] == ending
+    )
 
 
 def read_key(log: LogFile, place: int) -> bytes:

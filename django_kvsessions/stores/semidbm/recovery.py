@@ -19,7 +19,7 @@ from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.index import PRINT, hint, slot, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Contents", "cut_off", "note_synced", "quarantined", "set_aside"]
+__all__ = ["Contents", "note_synced", "quarantined"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -110,6 +110,7 @@ class Contents:
                 self.end,
                 found,
             )
+            _set_aside(log, self.end, found, folder)
             keys = _damaged_keys(log, self.end, found)
             if self.end < synced:
                 gone.update(self._forget(list(keys)))
@@ -119,7 +120,8 @@ class Contents:
             self.end = found
             self.parse(size)
         if self.end < size:
-            cut_off(log, self.end, folder)
+            _set_aside(log, self.end, size, folder)
+            log.truncate(self.end)
         # Whoever opens the log later, and knows more or less of what was synced, is to find
         # the same.
         for key in lost & self.index.keys():
@@ -160,12 +162,6 @@ def _damaged_keys(log: LogFile, start: int, stop: int) -> Iterator[bytes]:
         position = data.find(logfile.KEY_SIZE_BYTES, position + 1)
 
 
-def cut_off(log: LogFile, end: int, folder: str) -> None:
-    """Set aside what is behind the last record."""
-    set_aside(log, end, log.size(), folder)
-    log.truncate(end)
-
-
 def quarantined(folder: str) -> Iterator[str]:
     """A sentence where bytes were set aside."""
     path = os.path.join(folder, "quarantine")
@@ -180,7 +176,7 @@ def quarantined(folder: str) -> Iterator[str]:
         )
 
 
-def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
+def _set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
     """Copy bytes that do not verify to the quarantine file."""
     path = os.path.join(folder, "quarantine")
     with os.fdopen(open_private(path, os.O_WRONLY | os.O_APPEND), "wb") as file:

@@ -162,7 +162,7 @@ class SemidbmStore(Store):
             generation, found = journal.look(key)
             if not found.place:
                 return False
-            generation.remove([key])
+            generation.remove({key: found})
         finally:
             journal.end()
         self._acknowledge(generation)
@@ -280,12 +280,12 @@ class SemidbmStore(Store):
                 for end, found in look(generation, start):
                     yield found
                     start = end
-            except Unsure:
-                self._mend(generation)
+            except (Unsure, logfile.Damaged) as error:
+                self._mend(generation, error)
 
     @reports_os_errors
-    def _mend(self, generation: Generation) -> None:
-        self._journal.mend(generation)
+    def _mend(self, generation: Generation, error: Exception) -> None:
+        self._journal.mend(generation, error)
 
     @reports_os_errors
     def _delete_still_expired(self, keys: list[bytes]) -> int:
@@ -293,8 +293,8 @@ class SemidbmStore(Store):
         journal.begin()
         try:
             limit = time.time()
-            found = [(key, journal.look(key)[1]) for key in keys]
-            expired = [key for key, one in found if one.place and one.expires <= limit]
+            looked = ((key, journal.look(key)[1]) for key in keys)
+            expired = {key: one for key, one in looked if one.place and one.expires <= limit}
             generation = journal.generation
             assert generation is not None
             if expired:
