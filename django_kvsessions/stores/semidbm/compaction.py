@@ -139,6 +139,7 @@ class Compaction:
         new.end = end
         self._follow(former, end, new.take_in)
         try:
+            new.mark()
             self._publish(former, new)
         finally:
             journal.end()

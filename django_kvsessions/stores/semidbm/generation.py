@@ -215,10 +215,6 @@ class Generation:
 
     # Only for the one process that holds the writer's lock
 
-    def is_untouched(self) -> bool:
-        """Whether nobody else has written since, nor replaced the index."""
-        return self.log.size() == self.end and self.index.is_whole()
-
     def look(self, key: bytes) -> Found:
         """As ``locate``, by what was found lately if that still holds."""
         found = self._seen.get(key)
@@ -254,7 +250,9 @@ class Generation:
         if len(self._written) > SEEN_LATELY:
             self._forget()
         self._written[number] = end
-        self.know(end)
+        self.end = end
+        if self._beside_others or end - self.noted > ALONE:
+            self._note()
 
     def remove(self, found: dict[bytes, Found]) -> None:
         """Remove keys that are there, in one write."""
@@ -263,7 +261,9 @@ class Generation:
         for key, one in found.items():
             self._take_out(self.locate(key) if one.number in changed else one)
             changed.add(one.number)
-        self.know(self.end + len(found) * logfile.OVERHEAD)
+        self.end += len(found) * logfile.OVERHEAD
+        if self._beside_others or self.end - self.noted > ALONE:
+            self._note()
 
     def _take_out(self, found: Found) -> None:
         _, number, slot, _, _, _, bucket = found
@@ -287,16 +287,20 @@ class Generation:
             found = self.room(key, found)
             self.index.add(found.number, found.bucket, key, value)
 
-    def know(self, end: int) -> None:
-        """That all is in the index up to where the log ends now."""
-        self.end = end
+    def _note(self) -> None:
+        """That all is in the index up to where the log ends now.
+
+        Who writes alone does so now and then: the next one looks at these few records again.
+        """
         if self._beside_others:
             self._beside_others -= 1
-        elif end - self.noted <= ALONE:
-            # Whoever writes next looks at these few records once more.
-            return
-        self.index.note_complete(end)
-        self.noted = end
+        self.index.note_complete(self.end)
+        self.noted = self.end
+
+    def mark(self) -> None:
+        """Say nothing in the log, so that each process sees that the index is another one."""
+        self.log.append(logfile.nothing())
+        self.take_in(self.log.size())
 
     def catch_up(self) -> None:
         """Enter what others have appended, and have not entered yet.

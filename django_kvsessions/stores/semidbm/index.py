@@ -51,6 +51,7 @@ COMPLETE_AT, COMPACT_AT = 128, 192
 _SLOT = struct.Struct("=8sQI")
 _VALUE = struct.Struct("=QII")
 _PLACE = struct.Struct("=QI")
+_CHECK = struct.Struct("=I")
 _BUCKET = struct.Struct("=16x" + "8s" * SLOTS + "12sI" * SLOTS)
 #: How much of a value its checksum is about.
 CHECKED = _PLACE.size
@@ -65,6 +66,7 @@ Moved = Callable[[bytes], bytes | None]
 slot = _SLOT.pack
 unpack_slot = _SLOT.unpack
 unpack_value = _VALUE.unpack_from
+pack_place, pack_check = _PLACE.pack, _CHECK.pack
 
 
 class Unsure(Exception):
@@ -88,8 +90,8 @@ def names_itself(descriptor: int) -> bool:
 
 
 def hint(expires: float) -> int:
-    """Of when a record expires: not after that second has begun."""
-    return int(min(max(expires, 0), NO_HINT))
+    """Of when a record expires: the second in which that is, or before it."""
+    return int(expires) if 0 <= expires < NO_HINT else NO_HINT if expires > 0 else 0
 
 
 class Index:
@@ -298,9 +300,8 @@ class Index:
 
     def value(self, ending: bytes, place: int, expires: float) -> bytes:
         """What a slot has for the end of a key."""
-        checked = _PLACE.pack(place, hint(expires))
-        check = crc32(checked, crc32(ending) ^ self.seed)
-        return checked + check.to_bytes(4, sys.byteorder)
+        checked = pack_place(place, int(expires) if 0 <= expires < NO_HINT else hint(expires))
+        return checked + pack_check(crc32(checked, crc32(ending) ^ self.seed))
 
     def room(self, key: bytes) -> tuple[int, bytes]:
         """Which bucket has room for a key that is not there.

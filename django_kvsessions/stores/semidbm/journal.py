@@ -197,9 +197,10 @@ class Journal:
             raise
         try:
             generation = self.generation
+            # Whoever replaces the log or the index lets the log grow too.
             if (
                 generation is not None
-                and generation.is_untouched()
+                and generation.log.size() == generation.end
                 and time.monotonic() < self.next_look
             ):
                 return generation
@@ -330,6 +331,7 @@ class Journal:
         generation.end = generation.noted = contents.end
         generation.compact_from = index.compact_from = worth_from(contents.live_bytes())
         generation.damaged = contents.damaged
+        generation.mark()
         self._retire(log)
         self.publish_index(NEW)
         return self.use(generation)

@@ -145,6 +145,12 @@ def deletion(key: bytes) -> bytes:
     return _SIZES.pack(KEY_SIZE, DELETED) + key + _CRC.pack(crc32(key))
 
 
+def nothing() -> bytes:
+    """Log records that leave everything as it is."""
+    key = os.urandom(KEY_SIZE)
+    return put_nothing(key) + deletion(key)
+
+
 def place_of(start: int, size: int) -> int:
     """Where a record starts and the size of its value, in one number."""
     return start << 24 | size
