@@ -231,7 +231,11 @@ class Journal:
         try:
             return generation, generation.look(key)
         except Unsure:
-            return self._surely(lambda generation: (generation, generation.locate(key)))
+            return self.locate(key)
+
+    def locate(self, key: bytes) -> tuple[Generation, Found]:
+        """Likewise, with the bucket, which nothing that is kept in mind has."""
+        return self._surely(lambda generation: (generation, generation.locate(key)))
 
     def read(self, key: bytes) -> Record | None:
         """A live record."""
