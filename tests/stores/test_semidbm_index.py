@@ -211,7 +211,7 @@ def test_a_clean_up_that_meets_damage_takes_out_what_has_expired_and_nothing_els
         expires = LATER if number % 3 else 1.0
         assert store.create(key(number), record(number, 1)._replace(expires=expires))
     size = (folder / "index").stat().st_size
-    overwrite(folder / "index", 4096 + 15 * 256, bytes(256))
+    overwrite(folder / "index", 4096 + 15 * 256, bytes(8))
     assert sum(store.delete_expired()) == 50
     assert (folder / "index").stat().st_size > size
     with closing(opened(folder)) as new:
@@ -262,7 +262,7 @@ def write_noise(path: Path, older: bytes, another: bytes) -> None:
 
 
 def longer(path: Path, older: bytes, another: bytes) -> None:
-    path.write_bytes(older + bytes(256))
+    overwrite(path, len(older), bytes(256))
 
 
 REPLACEMENTS = {
@@ -304,6 +304,9 @@ def test_whatever_takes_the_place_of_the_index_no_answer_changes(
     for number in range(40):
         sessions.create(stores[0], number)
     for _ in range(6):
+        # Where it was removed, that has been noticed then.
+        time.sleep(1.5 * journal.LOOK_INTERVAL)
+        sessions.load(stores[0], 1)
         older = (folder / "index").read_bytes()
         for _ in range(chance.choice([1, 2, 30])):
             sessions.some(chance, chance.choice(stores), 60)

@@ -107,11 +107,30 @@ class Journal:
             if clock < self.next_look:
                 return generation
             if self._is_sound(generation):
+                if not generation.is_behind():
+                    self.next_look = clock + LOOK_INTERVAL
+                    return generation
+                if (now := self._entered()) is not None:
+                    return now
+                # Whoever has the lock looks too.
                 self.next_look = clock + LOOK_INTERVAL
                 return generation
         # Not while another process puts right what is wrong, or has done so already.
         self.next_look = 0.0
         generation = self.begin()
+        self.end()
+        return generation
+
+    def _entered(self) -> Generation | None:
+        """What there is, when all is in the index; ``None`` where that would have to wait."""
+        token = no_waiting.set(True)
+        try:
+            self.next_look = 0.0
+            generation = self.begin()
+        except (Busy, OSError):
+            return None
+        finally:
+            no_waiting.reset(token)
         self.end()
         return generation
 
@@ -294,9 +313,10 @@ class Journal:
                 return self._reopen()
             self.next_look = time.monotonic() + LOOK_INTERVAL
         try:
-            generation.catch_up()
+            generation.catch_up(anew=is_due)
         except Unsure:
-            return self._rebuild(generation.log, sure=generation.end)
+            # The end of the log may say that there is another one.
+            return self._renew()
         return generation
 
     def _reopen(self) -> Generation:
