@@ -320,3 +320,141 @@ def test_whatever_takes_the_place_of_the_index_no_answer_changes(
         store.close()
     with closing(opened(folder)) as new:
         sessions.scan(new)
+
+
+# What an index is about
+
+
+def another_history(folder: Path, other: Path) -> Sessions:
+    """A log of the same length in ``other`` as in ``folder``, with other sessions."""
+    for where, first in ((folder, 100), (other, 200)):
+        with closing(opened(where)) as store:
+            sessions = Sessions()
+            for number in range(first, first + 40):
+                sessions.create(store, number)
+            for number in range(first, first + 40, 4):
+                sessions.delete(store, number)
+    return sessions
+
+
+def check_opens(folder: Path, sessions: Sessions) -> None:
+    with closing(opened(folder)) as store:
+        for number in range(100, 240):
+            sessions.load(store, number)
+        sessions.scan(store)
+        sessions.create(store, 1)
+    with closing(opened(folder)) as store:
+        sessions.scan(store)
+
+
+def test_an_index_of_another_boot_is_not_believed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = another_history(folder, tmp_path / "other")
+    # In place, as a file system may bring back what was there before.
+    (folder / "data").write_bytes((tmp_path / "other" / "data").read_bytes())
+    monkeypatch.setattr(index, "boot_identity", lambda: b"another start!!!")
+    check_opens(folder, sessions)
+
+
+def test_an_index_of_another_log_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    sessions = another_history(folder, tmp_path / "other")
+    (tmp_path / "other" / "data").rename(folder / "data")
+    check_opens(folder, sessions)
+
+
+def test_an_index_of_another_log_is_not_believed_by_who_has_it_open(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.05)
+    sessions = another_history(folder, tmp_path / "other")
+    stores = [opened(folder), opened(folder)]
+    for store in stores:
+        assert store.load(key(101)) is not None
+    (tmp_path / "other" / "data").rename(folder / "data")
+    time.sleep(0.1)
+    for store in stores:
+        sessions.load(store, 101)
+        sessions.scan(store)
+        sessions.create(store, 1 + len(sessions.held))
+        store.close()
+    check_opens(folder, sessions)
+
+
+def test_an_index_in_a_copied_folder_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    sessions = another_history(folder, tmp_path / "other")
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "data").write_bytes((tmp_path / "other" / "data").read_bytes())
+    check_opens(tmp_path / "copy", sessions)
+
+
+def test_a_folder_of_an_earlier_version_opens(folder: Path) -> None:
+    sessions = Sessions()
+    with closing(opened(folder)) as store:
+        for number in range(100):
+            sessions.create(store, number)
+            sessions.replace(store, number)
+        for number in range(0, 100, 3):
+            sessions.delete(store, number)
+    (folder / "index").unlink()
+    # How the log that a compaction made followed from the one before.
+    (folder / "compaction").write_bytes(bytes(range(256)) * 10)
+    (folder / "data.new").write_bytes(b"half of it")
+    with closing(opened(folder)) as store:
+        sessions.scan(store)
+        for number in range(100):
+            sessions.load(store, number)
+        sessions.create(store, 0)
+    database = semidbm.open(str(folder), "r")
+    try:
+        assert set(database.keys()) == {key(number) for number in sessions.held}
+    finally:
+        database.close()
+    check_opens(folder, sessions)
+
+
+def test_where_the_system_tells_no_boot_those_who_are_there_share_an_index(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "boot_identity", lambda: NO_BOOT)
+    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.05)
+    sessions = another_history(folder, tmp_path / "other")
+    (folder / "data").write_bytes((tmp_path / "other" / "data").read_bytes())
+    # It may be of any boot, once nobody has the log open.
+    check_opens(folder, sessions)
+    first = opened(folder)
+    sessions.scan(first)
+    inode = (folder / "index").stat().st_ino
+    stores = [first, *(opened(folder) for _ in range(3))]
+    chance = random.Random(4)
+    for _ in range(200):
+        which, number = chance.choice(stores), chance.randrange(300)
+        chance.choice([sessions.load, sessions.create, sessions.replace])(which, number)
+    time.sleep(0.1)
+    for store in stores:
+        sessions.scan(store)
+        # The others have it open still.
+        assert (folder / "index").stat().st_ino == inode
+    for store in stores:
+        store.close()
+    check_opens(folder, sessions)
+
+
+# Ends of keys that are alike
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("seed", range(3))
+def test_keys_with_the_same_end_are_not_taken_for_each_other(seed: int, folder: Path) -> None:
+    sessions = Sessions(lambda number: key(number)[:24] + key(1000 + number % 2)[24:])
+    chance = random.Random(seed)
+    stores = [opened(folder), opened(folder)]
+    for _ in range(600):
+        sessions.some(chance, chance.choice(stores), 50)
+    for store in stores:
+        for number in range(50):
+            sessions.load(store, number)
+        sessions.scan(store)
+        store.close()
+    with closing(opened(folder)) as new:
+        sessions.scan(new)
