@@ -66,6 +66,11 @@ def subject_of(options: argparse.Namespace) -> Subject:
 BUILT_IN = "django_kvsessions.stores."
 
 
+def tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def value_of(text: str) -> Any:
     try:
         return json.loads(text)
@@ -94,7 +99,7 @@ def main() -> int:
     if not settings.configured:
         settings.configure(SECRET_KEY="only-for-crashes-" + "x" * 40)
     seed = random.randrange(2**32) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
+    tell(f"seed {seed}")
     chance = random.Random(seed)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="crashes-") as root:
@@ -102,9 +107,9 @@ def main() -> int:
             report = RUNS[name](
                 subject_of(options), Path(root), options.seconds / len(names), chance
             )
-            print(report, flush=True)
+            tell(str(report))
             for line in report.broken[:5]:
-                print(f"    {line}")
+                tell(f"    {line}")
             reports.append(report)
     return int(any(report.broken for report in reports))
 

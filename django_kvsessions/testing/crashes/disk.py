@@ -130,15 +130,11 @@ class Disk:
         for number, event in enumerate(events):
             if event.kind == "names" and event.names is not None:
                 new = set(event.names.values()) - set(names.values())
+                is_sure = number < names_synced or any(synced.get(i, 0) > number for i in new)
                 # In their order: where one has not come, none behind it has.
-                if (
-                    number < names_synced
-                    or any(synced.get(i, 0) > number for i in new)
-                    or chance.random() < luck
-                ):
-                    names = event.names
-                else:
+                if not is_sure and chance.random() >= luck:
                     break
+                names = event.names
         for path in self.folder.iterdir():
             path.unlink()
         for name, inode in names.items():

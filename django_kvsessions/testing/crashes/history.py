@@ -31,10 +31,8 @@ def write(store: Store, seed: int, said: int, *, steps: int, pauses: bool) -> No
     """Create, change and delete records, and say before and after each step what it is."""
     chance = random.Random(seed)
     there: set[int] = set()
-    version = 0
     for step in range(steps):
-        key = chance.randrange(KEYS)
-        version += 1
+        key, version = chance.randrange(KEYS), step + 1
         record = Record(
             b"%d/%d " % (key, version) + chance.randbytes(chance.choice((0, 100, 3000))),
             time.time() + LONG,
