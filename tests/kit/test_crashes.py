@@ -38,7 +38,7 @@ def crashes(*arguments: str, folder: Path) -> tuple[int, str]:
     ids=" ".join,
 )
 def test_the_stores_keep_what_they_promise_of_crashes(arguments: list[str], tmp_path: Path) -> None:
-    status, said = crashes("--store", *arguments, "--seconds", "6", folder=tmp_path)
+    status, said = crashes("--store", *arguments, "--seconds", "3", folder=tmp_path)
     assert status == 0, said
     assert all(f"{run}: " in said for run in ("Power cuts", "Kills", "Damage"))
 
@@ -56,6 +56,6 @@ def test_a_store_that_breaks_its_promise_is_found_out(
     kind: str, run: str, found: str, tmp_path: Path
 ) -> None:
     store = ["--store", f"tests.kit.leaky_stores.{kind}", "--may-lose", "0"]
-    status, said = crashes(*store, "--runs", run, "--seconds", "8", folder=tmp_path)
+    status, said = crashes(*store, "--runs", run, "--seconds", "3", folder=tmp_path)
     assert status == 1, said
     assert found in said

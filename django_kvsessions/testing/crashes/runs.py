@@ -24,6 +24,8 @@ from django_kvsessions.testing.records import LONG, make_key
 
 __all__ = ["Report", "Subject", "damage", "kills", "power_cuts"]
 
+#: States that are looked at whatever time that takes.
+LEAST = 10
 PATIENCE = 60.0  # seconds that opening a store may take
 STEPS = 60
 
@@ -151,7 +153,7 @@ def power_cuts(subject: Subject, root: Path, seconds: float, chance: random.Rand
         # Not before there was anything that could have been synced.
         first = next(n for n, event in enumerate(disk.events) if event.kind == "said")
         until = time.monotonic() + seconds / 4
-        while time.monotonic() < until or not report.counts["states"]:
+        while time.monotonic() < until or report.counts["states"] < LEAST:
             stop = chance.randint(first, len(disk.events))
             history = History(b"".join(e.data for e in disk.events[:stop] if e.kind == "said"))
             moment = disk.events[stop - 1].moment
@@ -181,7 +183,7 @@ def kills(subject: Subject, root: Path, seconds: float, chance: random.Random) -
     total, order = 0, iter([math.inf])
     while True:
         at = next(order, None)
-        if at is None or (time.monotonic() > deadline and report.counts["states"]):
+        if at is None or (time.monotonic() > deadline and report.counts["states"] >= LEAST):
             return report
         folder = root / f"kill-{at}"
         folder.mkdir()
@@ -235,7 +237,7 @@ def damage(subject: Subject, root: Path, seconds: float, chance: random.Random) 
         history = History(file.read())
     whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     names = [name for name, content in whole.items() if content]
-    while time.monotonic() < deadline or not report.counts["states"]:
+    while time.monotonic() < deadline or report.counts["states"] < LEAST:
         for path in folder.iterdir():
             if path.name not in whole:
                 path.unlink()
