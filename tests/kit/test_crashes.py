@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def crashes(*arguments: str, folder: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "django_kvsessions.testing.crashes", *arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "django_kvsessions.testing.crashes", *arguments, "--seed", "1"]
-        + ["--folder", str(folder)],
+        [*command, "--seed", "1", "--folder", str(folder)],
         cwd=ROOT,
         check=False,
         stdout=subprocess.PIPE,

@@ -125,14 +125,19 @@ class Disk:
                 synced[event.inode] = max(synced.get(event.inode, 0), event.begun)
                 if event.inode == folder:
                     names_synced = event.begun
+        # A name comes to the disk with its file's sync, and with it all that were before it.
+        known: set[int] = set()
+        for number, event in enumerate(events):
+            if event.kind == "names" and event.names is not None:
+                new = set(event.names.values()) - known
+                known |= new
+                if any(synced.get(inode, 0) > number for inode in new):
+                    names_synced = max(names_synced, number + 1)
         names: dict[str, int] = {}
         luck = chance.random()
         for number, event in enumerate(events):
             if event.kind == "names" and event.names is not None:
-                new = set(event.names.values()) - set(names.values())
-                is_sure = number < names_synced or any(synced.get(i, 0) > number for i in new)
-                # In their order: where one has not come, none behind it has.
-                if not is_sure and chance.random() >= luck:
+                if number >= names_synced and chance.random() >= luck:
                     break
                 names = event.names
         for path in self.folder.iterdir():
