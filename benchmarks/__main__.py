@@ -12,12 +12,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks import (
+    auto_clean,
     compare,
+    costs,
     engines,
     figures,
     http,
     lmdb,
     load_profile,
+    moving,
     processes,
     report,
     served,
@@ -33,7 +36,10 @@ COMMANDS: dict[str, type[Command]] = {
     "processes": processes.Processes,
     "asgi": http.ASGI,
     "races": http.Races,
+    "auto-clean": auto_clean.AutoClean,
+    "costs": costs.Costs,
     "load-profile": load_profile.LoadProfile,
+    "moving": moving.Moving,
     "compare": compare.Compare,
     "figures": figures.Figures,
 }

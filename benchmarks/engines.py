@@ -84,7 +84,7 @@ class Engines(Command):
             metavar="ENGINE@SIZE",
             help="leave one engine out at one size; the output says so",
         )
-        short = "write there, in short, what the README's table and plot need"
+        short = "write there, in short, what the documentation's table and plots need"
         parser.add_argument("--figures", type=Path, metavar="FILE", help=short)
 
     def measure(self, options: argparse.Namespace, folder: Path, results: Result) -> None:

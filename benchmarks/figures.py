@@ -1,4 +1,4 @@
-"""The README's table and plot."""
+"""The table and the plots of the documentation and the README."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ PANELS = {
     "added": "added to a request that reads",
 }
 OURS_COLOUR, DJANGO_COLOUR, TEXT_COLOUR, GRID_COLOUR = "#0c7c59", "#7b8794", "#27323f", "#e3e7ec"
+BAR = 44  # letters of the longest bar of the README's plot
 LEAST_SHOWN = 1.0  # microseconds; a difference of noisy figures may even be negative
 
 
 class Figures(Command):
-    """The README's table and plot, from the few figures that "engines --figures" kept."""
+    """The documentation's table and plots, from the few figures that "engines --figures" kept."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--figures", type=Path, default=FIGURES, help="default: this tree's")
@@ -53,6 +54,7 @@ class Figures(Command):
 
     def render(self, results: Result) -> Iterator[str]:
         yield table(results["figures"])
+        yield bars(results["figures"])
 
 
 def summary(results: Result) -> Result:
@@ -92,7 +94,7 @@ def write(figures: Result, path: Path) -> None:
 
 
 def table(figures: Result) -> str:
-    """As it stands in the README; engines that only save are left to the plot."""
+    """As it stands in docs/benchmarks.md; engines that only save are left to the plot."""
     rows = []
     for name, row in figures["engines"].items():
         if "load" in row:
@@ -103,6 +105,22 @@ def table(figures: Result) -> str:
     head = [f"{figures['sessions']:,} sessions, µs (median)", *COLUMNS.values()]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bars(figures: Result) -> str:
+    """The plot of the README, in letters, since a picture needs an address to be shown from."""
+    rows = sorted(
+        (row["save"][1], CONTENDERS[name].label)
+        for name, row in figures["engines"].items()
+        if "load" in row and "save" in row
+    )
+    wide = max(len(label) for _, label in rows)
+    longest = max(middle for middle, _ in rows)
+    lines = [f"save of a changed session, µs (median), {figures['sessions']:,} sessions", ""]
+    for middle, label in rows:
+        bar = "█" * max(1, round(middle / longest * BAR))
+        lines.append(f"{label:<{wide}}  {bar} {middle:,.0f}")
+    return "\n".join(lines)
 
 
 def draw(figures: Result) -> Any:

@@ -73,6 +73,13 @@ def store(alias: str) -> dict[str, Any]:
     return filled
 
 
+def has_location(alias: str) -> bool:
+    """Whether the project itself says where a store is, which may need no place."""
+    config = _configured()[alias]
+    is_named = isinstance(config, Mapping) and config.get("LOCATION") is not None
+    return is_named or store(alias)["LOCATION"] is None
+
+
 @cache
 def serializer() -> type[Serializer]:
     """The class of SESSION_SERIALIZER where the project sets it, otherwise MessagePack."""
@@ -102,11 +109,95 @@ def touch_interval() -> float | None:
 
 
 @cache
+def record_device() -> bool:
+    """SESSION_RECORD_DEVICE: whether a user's session keeps the browser's user agent."""
+    value = getattr(settings, "SESSION_RECORD_DEVICE", True)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"SESSION_RECORD_DEVICE must be True or False, not {value!r}.")
+    return value
+
+
+@cache
+def record_ip() -> str | None:
+    """SESSION_RECORD_IP: ``"network"`` or ``"full"``, or ``None`` to keep no address."""
+    value = getattr(settings, "SESSION_RECORD_IP", None)
+    if value not in (None, "network", "full"):
+        raise ImproperlyConfigured(
+            f'SESSION_RECORD_IP must be None, "network" (the first 24 bits of an IPv4 address, '
+            f'48 of an IPv6 address) or "full"; not {value!r}.'
+        )
+    return value if value is None else str(value)
+
+
+@cache
+def encryption() -> bool:
+    """SESSION_ENCRYPTION: whether sessions are encrypted so that only their cookie opens them."""
+    value = getattr(settings, "SESSION_ENCRYPTION", False)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"SESSION_ENCRYPTION must be True or False, not {value!r}.")
+    return value
+
+
+@cache
+def max_per_user() -> int | None:
+    """SESSION_MAX_PER_USER: how many sessions a login leaves a user; ``None`` for any number."""
+    value = getattr(settings, "SESSION_MAX_PER_USER", None)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ImproperlyConfigured(
+            f"SESSION_MAX_PER_USER must be None or a whole number from 1, not {value!r}."
+        )
+    return value
+
+
+@cache
+def auto_clean() -> bool | None:
+    """SESSION_AUTO_CLEAN; ``None`` where it is left to the store."""
+    value = getattr(settings, "SESSION_AUTO_CLEAN", None)
+    if value is not None and not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"SESSION_AUTO_CLEAN must be True or False, not {value!r}: leave it out for True on "
+            "embedded stores and False on others."
+        )
+    return value
+
+
+@cache
+def fallback_engines() -> tuple[str, ...]:
+    """SESSION_FALLBACK_ENGINES: the engines from which sessions are moved on their first use."""
+    engines = getattr(settings, "SESSION_FALLBACK_ENGINES", None) or ()
+    if not isinstance(engines, list | tuple) or not all(type(path) is str for path in engines):
+        raise ImproperlyConfigured(
+            "SESSION_FALLBACK_ENGINES must be a list of engines, such as "
+            f"['django.contrib.sessions.backends.db']; not {engines!r}."
+        )
+    return tuple(engines)
+
+
+@cache
+def move_back_to() -> str:
+    """SESSION_MOVE_BACK_TO: the engine that ``django_kvsessions.moving.back`` moves to."""
+    engine = getattr(settings, "SESSION_MOVE_BACK_TO", None)
+    if not isinstance(engine, str):
+        raise ImproperlyConfigured(
+            "SESSION_ENGINE is django_kvsessions.moving.back, so SESSION_MOVE_BACK_TO must name "
+            f"the engine to go back to, such as 'django.contrib.sessions.backends.db'; not "
+            f"{engine!r}."
+        )
+    return engine
+
+
+@cache
 def middleware_leaves_cookies() -> bool:
     """Whether the session middleware can leave alone the cookie of a session that has moved.
 
     Django's own, after a save, always sends the id that the request came with.
     """
+    return middleware_is_ours() is not False
+
+
+@cache
+def middleware_is_ours() -> bool | None:
+    """Whether the session middleware is this package's; ``None`` where there is none."""
     for path in settings.MIDDLEWARE:
         try:
             middleware = import_string(path)
@@ -114,7 +205,18 @@ def middleware_leaves_cookies() -> bool:
             continue  # For Django to report.
         if isinstance(middleware, type) and issubclass(middleware, SessionMiddleware):
             return bool(getattr(middleware, "leaves_cookies", False))
-    return True
+    return None
+
+
+@cache
+def cookie_partitioned() -> bool:
+    """SESSION_COOKIE_PARTITIONED: whether each site that embeds this one has its own cookie."""
+    value = getattr(settings, "SESSION_COOKIE_PARTITIONED", False)
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(
+            f"SESSION_COOKIE_PARTITIONED must be True or False, not {value!r}."
+        )
+    return value
 
 
 def _seconds(name: str, *, at_least: int) -> float | None:
@@ -139,6 +241,15 @@ def _forget(*, setting: str, **kwargs: object) -> None:
         serializer,
         absolute_age,
         touch_interval,
+        record_device,
+        record_ip,
+        max_per_user,
+        encryption,
+        cookie_partitioned,
+        middleware_is_ours,
+        auto_clean,
+        fallback_engines,
+        move_back_to,
         middleware_leaves_cookies,
     ):
         function.cache_clear()

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
+from django.contrib.auth import HASH_SESSION_KEY as USER_HASH
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import CreateError, UpdateError
 
 from django_kvsessions import codec, conf
-from django_kvsessions.colours import Colour, awaiting, blocking, run
-from django_kvsessions.moves import Moves
-from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Unreadable, open_record
+from django_kvsessions.colours import Colour, run
+from django_kvsessions.logins import Logins
+from django_kvsessions.saved import LARGEST_RATIO, Answer, Moved, Place, Unreadable, open_record
 from django_kvsessions.serializers import SessionData
+from django_kvsessions.signals import awaiting, blocking, session_rejected, store_failed, tell
 from django_kvsessions.stores import stores
+from django_kvsessions.stores.base import StoreUnavailable
 
 __all__ = ["SessionStore"]
 
 T = TypeVar("T")
 
 
-class SessionStore(Moves):
+class SessionStore(Logins):
     """A session on the store that SESSION_STORE_ALIAS names.
 
     Where the store cannot answer, every method raises ``StoreUnavailable`` and
@@ -38,15 +41,26 @@ class SessionStore(Moves):
         if (session_key := self.session_key) is None:
             return {}
         key = codec.storage_key(session_key)
-        self._place = session_key, key
+        place = self._loaded_place = Place(key, session_key)
         store = self.store
         limit = LARGEST_RATIO * store.max_record_size
-        return self._loaded(open_record(self.serializer(), key, store.load(key), limit))
+        try:
+            record = store.load(key)
+        except StoreUnavailable as error:
+            run(tell(blocking, store_failed, store, operation="load", error=error))
+            raise
+        if conf.fallback_engines():
+            return self._loaded(run(self._find_anywhere(blocking, place, record)))
+        answer = open_record(self.serializer(), place, record, limit)
+        if type(answer) is Unreadable:
+            run(tell(blocking, session_rejected, store, reason=answer.reason))
+        return self._loaded(answer)
 
     async def aload(self) -> SessionData:
         if self.session_key is None:
             return {}
-        return self._loaded(await self._find(awaiting, self._key))
+        place = self._loaded_place = self._place
+        return self._loaded(await self._find(awaiting, place))
 
     def _loaded(self, answer: Answer) -> SessionData:
         # Where it is asked for once more: what this object has changed, it has changed since the
@@ -55,7 +69,8 @@ class SessionStore(Moves):
         if type(answer) is tuple:
             saved, data = answer
             if is_first:
-                self._saved = self._sent = saved
+                self._saved = saved
+                self._sent = None if self._is_exchanged else saved
             return data
         if not is_first:
             return {}
@@ -79,25 +94,24 @@ class SessionStore(Moves):
     async def _exists(self, call: Colour, session_key: str | None) -> bool:
         if not session_key:
             return False
-        return isinstance(await self._find(call, codec.storage_key(session_key)), tuple)
+        place = Place(codec.storage_key(session_key), session_key)
+        return isinstance(await self._find(call, place), tuple)
 
     # Changing what was loaded
 
     def __setitem__(self, key: str, value: object) -> None:
+        if key == USER_HASH:
+            self._change_hash(self._session.get(key), value)
         super().__setitem__(key, value)
         if key == USER_ID:
             self._log_in()
 
     async def aset(self, key: str, value: object) -> None:
+        if key == USER_HASH:
+            self._change_hash((await self._aget_session()).get(key), value)
         await super().aset(key, value)
         if key == USER_ID:
             self._log_in()
-
-    def _log_in(self) -> None:
-        # A login, also a repeated one, starts a new life, under an id that nobody knew before.
-        self._has_login = True
-        self._needs_new_id = self.session_key is not None and not self._is_new_id
-        self._is_new_id = False
 
     def clear(self) -> None:
         super().clear()
@@ -115,12 +129,18 @@ class SessionStore(Moves):
         was ended raises ``UpdateError``; one that has no id yet is created.
         """
         self._get_session()
-        return run(self._mutate(blocking, function))
+        result = run(self._mutate(blocking, function))
+        if self._is_unsettled:
+            run(self._settle(blocking))
+        return result
 
     async def amutate(self, function: Callable[[SessionData], T]) -> T:
         """As ``mutate``; the function is a plain one here too."""
         await self._aget_session()
-        return await self._mutate(awaiting, function)
+        result = await self._mutate(awaiting, function)
+        if self._is_unsettled:
+            await self._settle(awaiting)
+        return result
 
     def start_from(self, key: str, value: object) -> None:
         """Say what a change of ``key`` begins with, where the session has nothing under it.
@@ -135,22 +155,32 @@ class SessionStore(Moves):
     def create(self) -> None:
         self._get_session(no_load=True)
         run(self._create(blocking))
+        if self._is_unsettled:
+            run(self._settle(blocking))
 
     async def acreate(self) -> None:
         await self._aget_session(no_load=True)
         await self._create(awaiting)
+        if self._is_unsettled:
+            await self._settle(awaiting)
 
     def save(self, must_create: bool = False) -> None:
         if self.session_key is None and not self._is_notice:
             return self.create()
         self._get_session(no_load=must_create)
-        return run(self._save(blocking, must_create))
+        run(self._save(blocking, must_create))
+        if self._is_unsettled:
+            run(self._settle(blocking))
+        return None
 
     async def asave(self, must_create: bool = False) -> None:
         if self.session_key is None and not self._is_notice:
             return await self.acreate()
         await self._aget_session(no_load=must_create)
-        return await self._save(awaiting, must_create)
+        await self._save(awaiting, must_create)
+        if self._is_unsettled:
+            await self._settle(awaiting)
+        return None
 
     def _save(self, call: Colour, must_create: bool) -> Coroutine[object, None, None]:
         if must_create:
@@ -173,7 +203,7 @@ class SessionStore(Moves):
         if self.session_key is None:
             # It was there to be loaded only now, and is not.
             raise UpdateError
-        if isinstance(await self._find(call, self._key), Unreadable):
+        if isinstance(await self._find(call, self._place), Unreadable):
             # What was there stays; this one owes it nothing.
             await self._create(call)
             return
@@ -206,10 +236,13 @@ class SessionStore(Moves):
         if session_key is not None:
             key = codec.storage_key(session_key)
         elif self.session_key is not None and not self._is_notice:
-            key = self._key
+            key, session_key = self._key, self.session_key
         else:
             return
-        await call(self.store.delete, self.store.adelete, key)
+        if conf.fallback_engines():
+            await self._end_anywhere(call, session_key, key)
+        else:
+            await call(self.store.delete, self.store.adelete, key)
 
     def flush(self) -> None:
         run(self._flush(blocking))
@@ -232,10 +265,14 @@ class SessionStore(Moves):
         """
         self._get_session()
         run(self._move(blocking))
+        if self._is_unsettled:
+            run(self._settle(blocking))
 
     async def acycle_key(self) -> None:
         await self._aget_session()
         await self._move(awaiting)
+        if self._is_unsettled:
+            await self._settle(awaiting)
 
     @classmethod
     def clear_expired(cls) -> None:

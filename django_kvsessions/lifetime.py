@@ -6,9 +6,10 @@ where that save is the first one, or a login, with which a new life starts.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY as USER_ID
 from django.contrib.sessions.backends.base import SessionBase
 
@@ -17,7 +18,15 @@ from django_kvsessions.saved import Saved
 from django_kvsessions.serializers import SessionData
 from django_kvsessions.stores.base import now
 
-__all__ = ["Lifetime", "created", "end_of_life", "renews_cookie", "touch_interval"]
+__all__ = [
+    "Lifetime",
+    "created",
+    "end_of_life",
+    "is_login",
+    "moment",
+    "renews_cookie",
+    "touch_interval",
+]
 
 
 class Lifetime(SessionBase):
@@ -106,16 +115,28 @@ def touch_interval(expires: float) -> float:
 
 def created(saved: Saved | None, user_id: object, has_login: bool) -> float:
     """When the life began of what is saved next: a login starts a new one."""
-    if saved is None or (user_id is not None and (has_login or str(user_id) != saved.user)):
+    if saved is None or is_login(saved, user_id, has_login):
         return now()
     # A clock that was put back must not lengthen a life.
     return saved.created if conf.absolute_age() is None else min(saved.created, now())
+
+
+def is_login(saved: Saved | None, user_id: object, has_login: bool) -> bool:
+    """Whether what is saved next has a user who was not there, or has authenticated anew."""
+    return user_id is not None and (has_login or saved is None or str(user_id) != saved.user)
 
 
 def end_of_life(created: float) -> float | None:
     """When SESSION_ABSOLUTE_AGE ends a session, in Unix time; ``None`` if it does not."""
     age = conf.absolute_age()
     return None if age is None else created + age
+
+
+def moment(timestamp: float) -> datetime:
+    """As Django's own dates: aware where USE_TZ is set, naive otherwise."""
+    if settings.USE_TZ:
+        return datetime.fromtimestamp(timestamp, tz=timezone.utc)
+    return datetime.fromtimestamp(timestamp)  # noqa: DTZ006 (naive is what such a site has)
 
 
 def timestamp(date: datetime) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -11,20 +10,17 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from django_kvsessions import conf
+from django_kvsessions import conf, reports
 from django_kvsessions.colours import Colour, awaiting, blocking, run
+from django_kvsessions.cookies import partition
 from django_kvsessions.stores.base import StoreUnavailable
+from django_kvsessions.unavailable import SessionUnavailableMiddleware, unavailable
 
-__all__ = ["SessionMiddleware"]
-
-logger = logging.getLogger("django_kvsessions")
-
-#: Nothing is lost by it: the next request tries again.
-UNEXTENDED = "The life of a session could not be extended."
+__all__ = ["SessionMiddleware", "SessionUnavailableMiddleware"]
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
@@ -33,12 +29,13 @@ class SessionMiddleware(DjangoSessionMiddleware):
     - In async it stays on the event loop.
     - A store that cannot answer at the end of a request gives a 503, and the
       cookie stays. In the middle of one, ``StoreUnavailable`` goes to the
-      site's own error handling.
+      site's own error handling, or to ``SessionUnavailableMiddleware``.
     - With SESSION_TOUCH_INTERVAL set, reading a session extends its life too.
     - The cookie is sent again once in a touch interval, and not with each
       response.
     - The id from before a login neither deletes nor replaces the cookie that
       came with the login.
+    - With SESSION_COOKIE_PARTITIONED the cookie is ``Partitioned``.
     """
 
     #: It can leave the cookie of a session alone that another request has moved.
@@ -76,6 +73,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 domain=settings.SESSION_COOKIE_DOMAIN,
                 samesite=settings.SESSION_COOKIE_SAMESITE,
             )
+            if conf.cookie_partitioned():
+                partition(response, settings.SESSION_COOKIE_NAME)
             patch_vary_headers(response, ("Cookie",))
             return response
         if accessed:
@@ -84,7 +83,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not empty and response.status_code < 500:
             try:
                 if modified or settings.SESSION_SAVE_EVERY_REQUEST:
-                    await self._save(call, session, accessed or modified)
+                    await self._save(call, request, accessed or modified)
                 elif accessed and conf.touch_interval() is not None:
                     await self._touch(call, session)
             except UpdateError:
@@ -92,23 +91,28 @@ class SessionMiddleware(DjangoSessionMiddleware):
                     "The request's session was deleted before the request completed. "
                     "The user may have logged out in a concurrent request, for example."
                 ) from None
-            except StoreUnavailable:
-                logger.exception("The session could not be saved.")
-                response = unavailable(response)
+            except StoreUnavailable as error:
+                reports.unavailable("at the save", error)
+                replaced, response = response, unavailable()
+                # Files that it was to send are closed when this one has been sent.
+                response._resource_closers.append(replaced.close)  # type: ignore[attr-defined]  # not in the stubs
         if self._is_cookie_due(session, cookie, response.status_code):
             await self._set_cookie(call, session, response)
         return response
 
-    async def _save(self, call: Colour, session: SessionBase, was_used: bool) -> None:
+    async def _save(self, call: Colour, request: HttpRequest, was_used: bool) -> None:
+        session = request.session
         try:
             # As Django's does, this loads it: an id that is unknown makes way for a new one.
             await call(session.get_expire_at_browser_close, session.aget_expire_at_browser_close)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if was_used:
                 raise
-            logger.warning(UNEXTENDED, exc_info=True)
+            reports.unextended(error)
             return
         if session.modified or not getattr(session, "leaves_cookie", False):
+            if hasattr(session, "record_visitor"):
+                session.record_visitor(request.META)
             await call(session.save, session.asave)
 
     async def _touch(self, call: Colour, session: Any) -> None:
@@ -116,8 +120,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return  # One of Django's engines.
         try:
             await call(session.touch, session.atouch)
-        except StoreUnavailable:
-            logger.warning(UNEXTENDED, exc_info=True)
+        except StoreUnavailable as error:
+            reports.unextended(error)
 
     def _is_cookie_due(self, session: SessionBase, cookie: str | None, status_code: int) -> bool:
         session_key = session.session_key
@@ -146,13 +150,6 @@ class SessionMiddleware(DjangoSessionMiddleware):
             httponly=settings.SESSION_COOKIE_HTTPONLY,
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
+        if conf.cookie_partitioned():
+            partition(response, settings.SESSION_COOKIE_NAME)
         patch_vary_headers(response, ("Cookie",))
-
-
-def unavailable(response: HttpResponseBase) -> HttpResponse:
-    """What is sent in the place of a response whose session could not be saved."""
-    replacement = HttpResponse("The session store is unavailable.", status=503)
-    patch_vary_headers(replacement, ("Cookie",))
-    # Files that the former was to send are closed when this one has been sent.
-    replacement._resource_closers.append(response.close)  # type: ignore[attr-defined]  # not in the stubs
-    return replacement

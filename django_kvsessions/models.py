@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.utils.translation import gettext_lazy
 
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import KEY_SIZE, OWNER_SIZE
@@ -14,7 +15,7 @@ from django_kvsessions.stores.database import DatabaseStore
 from django_kvsessions.stores.database.schema import BytesField
 from django_kvsessions.stores.database.table import DEFAULT_TABLE
 
-__all__ = ["StoredSession", "modelled_stores"]
+__all__ = ["StoredSession", "UserSession", "modelled_stores"]
 
 
 class StoredSessions(models.Manager["StoredSession"]):
@@ -67,6 +68,17 @@ class StoredSession(models.Model):
     def check(cls, **kwargs: object) -> list[checks.CheckMessage]:
         # MySQL has no indexes with conditions; one of every row does as well.
         return [message for message in super().check(**kwargs) if message.id != "models.W037"]
+
+
+class UserSession(StoredSession):
+    """No table: what the admin's page on the sessions of users, in any store, is registered by,
+    and what the permissions to see and to end them belong to."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ("view", "delete")
+        verbose_name = gettext_lazy("user session")
+        verbose_name_plural = gettext_lazy("user sessions")
 
 
 def modelled_stores(alias: str) -> Iterator[DatabaseStore]:

@@ -1,17 +1,4 @@
-"""Strongly typed buckets: a value of one type under one key of the session.
-
-::
-
-    @dataclass
-    class Guest:
-        pageviews: int = 0
-
-    guest = Bucket(Guest, key="guest", default=Guest)
-
-    def view(request):
-        with guest.change(request.session) as value:
-            value.pageviews += 1
-"""
+"""Strongly typed buckets, each a value of one type under one key of the session; typed requests."""
 
 from __future__ import annotations
 
@@ -24,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
 from django.utils.functional import Promise
 
 from django_kvsessions.serializers import MessagePackSerializer, SessionData
@@ -33,7 +21,7 @@ if TYPE_CHECKING:
 
     from django_kvsessions.engine import SessionStore
 
-__all__ = ["Bucket", "BucketError"]
+__all__ = ["Bucket", "BucketError", "SessionRequest"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -41,6 +29,12 @@ D = TypeVar("D")
 _MISSING: Any = object()
 _KEPT = (bytes, bytearray, datetime, date, time, timedelta, Decimal, UUID)
 _IMMUTABLE = (type(None), int, float, str, tuple, frozenset, *_KEPT[:1], *_KEPT[2:])
+
+
+class SessionRequest(HttpRequest):
+    """A request whose ``session`` is this package's, for type checkers: annotate views with it."""
+
+    session: SessionStore
 
 
 class BucketError(ValueError):

@@ -8,26 +8,24 @@ revision.
 from __future__ import annotations
 
 import inspect
-import logging
 import random
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from django.contrib.sessions.backends.base import UpdateError
 
-from django_kvsessions import codec
+from django_kvsessions import cleaning, codec, counts, reports
 from django_kvsessions.colours import Colour
 from django_kvsessions.lifetime import touch_interval
 from django_kvsessions.merging import merge_sessions, take_over
-from django_kvsessions.saved import EXPIRY, Found, Saved
+from django_kvsessions.saved import EXPIRY, Found, Place, Saved
 from django_kvsessions.serializers import SessionData
+from django_kvsessions.signals import session_conflict, session_started, tell
 from django_kvsessions.state import LONG_WORK, State, in_thread
-from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable
+from django_kvsessions.stores.base import Record, Store, StoreError, StoreUnavailable, now
 from django_kvsessions.stores.process import pauses
 
 __all__ = ["ATTEMPTS", "Updates"]
-
-logger = logging.getLogger("django_kvsessions")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,33 +65,41 @@ class Updates(State):
 
     async def _insert(self, call: Colour, session_key: str, begun: float | None = None) -> bool:
         store, key = self.store, codec.storage_key(session_key)
-        payload = self._dumps(self._session)
-        saved = self._next(payload, self._session, None, begun)
-        if not await call(store.create, store.acreate, key, self._record(store, key, saved)):
+        place = Place(key, session_key)
+        payload, has_login = self._dumps(self._session), self._has_login
+        is_new, begun = begun is None, now() if begun is None else begun
+        saved = self._next(payload, self._session, self._saved, begun, has_login)
+        if not await call(store.create, store.acreate, key, self._record(store, place, saved)):
             return False
+        cleaning.created(store)
         # Of a new id, no cookie was sent.
         self._saved = self._sent = None
         self._keep(store, saved)
+        if is_new and saved.user is None and session_started.receivers:
+            await tell(call, session_started, store, user_id=None, user_agent=None, ip=None)
         return True
 
     async def _update(self, call: Colour) -> None:
         """Store what has changed, and touch what has not; merge where others were faster."""
         store = self.store
         for attempt in range(ATTEMPTS):
-            key, former = self._key, self._saved
+            place, former = self._place, self._saved
             assert former is not None
             data, has_login = self._session_cache, self._has_login
             if len(former.payload) < LONG_WORK:
-                saved, record = self._prepared(store, key, former, data, has_login)
+                saved, record = self._prepared(store, place, former, data, has_login)
             else:
                 saved, record = await work(
-                    call, former, self._prepared, store, key, former, data, has_login
+                    call, former, self._prepared, store, place, former, data, has_login
                 )
             if record is not None:
-                if await call(store.replace, store.areplace, key, record, expected=former.revision):
+                if await call(
+                    store.replace, store.areplace, place.key, record, expected=former.revision
+                ):
                     self._keep(store, saved)
                     return
                 found = await self._catch_up(call)
+                await tell(call, session_conflict, store)
             else:
                 is_there = await self._touch_if_due(call)
                 is_settled = former.is_final and not self.modified
@@ -111,7 +117,7 @@ class Updates(State):
     def _prepared(
         self,
         store: Store,
-        key: bytes,
+        place: Place,
         former: Saved,
         data: SessionData,
         has_login: bool = False,
@@ -119,10 +125,11 @@ class Updates(State):
         """What to store now; no record where nothing has changed."""
         payload = self._dumps(data)
         # Judged by the bytes, since a nested change leaves the modified flag alone.
-        if payload == former.payload and not former.is_stale:
+        is_same = payload == former.payload and not former.is_stale
+        if is_same and not has_login and not self._labels:
             return former, None
         saved = self._next(payload, data, former, None, has_login)
-        return saved, self._record(store, key, saved)
+        return saved, self._record(store, place, saved)
 
     async def _rebase(self, call: Colour, payload: bytes, found: Found) -> None:
         """Put this session's own changes on top of what another request has saved."""
@@ -160,11 +167,12 @@ class Updates(State):
                 former = self._saved = self._base(before.revision)
                 before = before._replace(provisional=former.provisional, before=former.before)
             result = plain(function(data))
-            key = self._key
-            saved, record = await work(call, before, self._prepared, store, key, before, data)
+            place = self._place
+            saved, record = await work(call, before, self._prepared, store, place, before, data)
             if record is not None and not await call(
-                store.replace, store.areplace, key, record, expected=before.revision
+                store.replace, store.areplace, place.key, record, expected=before.revision
             ):
+                await tell(call, session_conflict, store)
                 await pause(call, attempt, saved)
                 continue
             await work(call, saved, self._adopt, before.payload, data)
@@ -201,9 +209,8 @@ class Updates(State):
             return False
         try:
             return await self._touch(call, expires)
-        except StoreUnavailable:
-            # Nothing is lost: the next request touches it.
-            logger.warning("The life of a session could not be extended.", exc_info=True)
+        except StoreUnavailable as error:
+            reports.unextended(error)
             return not self.modified
 
     def _due_expiry(self) -> float | None:
@@ -244,6 +251,7 @@ async def work(
 
 async def pause(call: Colour, attempt: int, saved: Saved) -> None:
     """Wait after an attempt that lost a race, the longer the more each of them costs."""
+    counts.add("retries")
     longest = min(LONGEST_PAUSE, 0.001 * 2 ** min(attempt, 10)) * (
         1 + len(saved.payload) * PER_BYTE
     )

@@ -13,16 +13,19 @@ from typing import Any
 
 import pytest
 from django.conf import global_settings
-from django.core import checks
+from django.core import checks, mail
 from django.core.checks import CheckMessage, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions import engine
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.stores.memory import MemoryStore
+from testservers import free_port
+from testservers.registry import STORES, is_installed, settings_of
 
 SEMIDBM = "django_kvsessions.stores.semidbm.SemidbmStore"
 MEMORY = "django_kvsessions.stores.memory.MemoryStore"
@@ -89,6 +92,13 @@ class BrokenStore(MemoryStore):
         raise StoreUnavailable("the server is away")
 
 
+class AwayStore(MemoryStore):
+    """Its server does not answer."""
+
+    def check_server(self, **kwargs: Any) -> list[CheckMessage]:
+        raise StoreUnavailable("connection refused")
+
+
 class TypeErrorStore(MemoryStore):
     """Its constructor trips over an option instead of refusing it."""
 
@@ -119,6 +129,7 @@ class DemandingStore(MemoryStore):
         ({"SESSION_COOKIE_AGE": 1e12}, "E013", "SESSION_COOKIE_AGE", "up to 240000000000"),
         ({"SESSION_COOKIE_AGE": timedelta(days=1)}, "E013", "SESSION_COOKIE_AGE", "60 * 60"),
         ({"SESSION_ABSOLUTE_AGE": 1e12}, "E011", "SESSION_ABSOLUTE_AGE", "to 240000000000"),
+        ({"SESSION_ENGINE": "django-kvsessions"}, "E010", "cannot be imported", ENGINE),
         ({"SESSION_ENGINE": "django-kvsessions.engine"}, "E010", "SESSION_ENGINE", ENGINE),
         ({"SESSION_ENGINE": "kvsessions.engine"}, "E010", "'kvsessions.engine'", ENGINE),
         ({"SESSION_ENGINE": "json"}, "E010", "without a SessionStore", ENGINE),
@@ -130,8 +141,20 @@ class DemandingStore(MemoryStore):
         ({"SESSION_ABSOLUT_AGE": 60}, "W007", "SESSION_ABSOLUT_AGE", "SESSION_ABSOLUTE_AGE?"),
         ({"SESSION_TOUCH_INTERVALL": 6}, "W007", "TOUCH_INTERVALL", "SESSION_TOUCH_INTERVAL?"),
         ({"SESSION_ENCRYPTON": True}, "W007", "SESSION_ENCRYPTON", "SESSION_ENCRYPTION?"),
-        ({"SESSION_ENCRYPTION": True}, "W008", "SESSION_ENCRYPTION", "Remove it"),
-        ({"SESSION_MAX_PER_USER": 3}, "W008", "SESSION_MAX_PER_USER", "Remove it"),
+        ({"SESSION_ENCRYPTION": True}, "W012", "SECRET_KEY", "get_random_secret_key"),
+        ({"SESSION_MAX_PER_USERS": 3}, "W007", "MAX_PER_USERS", "SESSION_MAX_PER_USER?"),
+        ({"SESSION_RECORD_DEVICE": "yes"}, "E014", "SESSION_RECORD_DEVICE", "True or False"),
+        ({"SESSION_RECORD_DEVICE": None}, "E014", "SESSION_RECORD_DEVICE", "True or False"),
+        ({"SESSION_RECORD_IP": True}, "E015", "SESSION_RECORD_IP", '"network"'),
+        ({"SESSION_RECORD_IP": "networks"}, "E015", "'networks'", "24 bits"),
+        ({"SESSION_RECORD_IP": ["full"]}, "E015", "['full']", '"full"'),
+        ({"SESSION_MAX_PER_USER": 0}, "E016", "SESSION_MAX_PER_USER", "from 1"),
+        ({"SESSION_MAX_PER_USER": "3"}, "E016", "not '3'", "whole number"),
+        ({"SESSION_MAX_PER_USER": True}, "E016", "SESSION_MAX_PER_USER", "whole number"),
+        ({"SESSION_AUTO_CLEAN": "yes"}, "E021", "SESSION_AUTO_CLEAN", "leave it out"),
+        ({"BACKEND": "semidbm"}, "E002", "['BACKEND'] names 'semidbm'", "doesn't look like"),
+        ({"BACKEND": "django_kvsessions.stores.semidbm"}, "E002", "is not a Store", "semidbm"),
+        ({"TABLE": "sessions"}, "E001", "has 'TABLE'", "it takes BACKEND, LOCATION, OPTIONS"),
         ({"OPTIONS": {"lock_timeout": "10"}}, "E003", "['default']", "lock_timeout"),
         ({"OPTIONS": {"lock_timout": 10}}, "E003", "'lock_timout'", "Did you mean 'lock_timeout'?"),
         ({"OPTIONS": {7: 10}}, "E003", "has 7", "it knows durability, "),
@@ -202,7 +225,7 @@ def test_settings_of_django_and_of_other_packages_are_no_slips(settings: DjangoS
         "SESSION_REDIS",
         "SESSION_REDIS_HOST",
         "SESSION_CACHE_ALIAS",
-        "SESSION_COOKIE_PARTITIONED",
+        "SESSION_COOKIE_PRIORITY",
         "SESSION_ENCRYPTION_KEY",
         "SESSION_EXPIRE_SECONDS",
         "SESSION_EXPIRE_AFTER_LAST_ACTIVITY",
@@ -445,6 +468,18 @@ def test_an_alias_that_is_not_there_is_an_error(settings: DjangoSettings) -> Non
     assert "it has 'default', 'memory'" in message.msg
 
 
+@pytest.fixture
+def outside_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a site runs: Django's test environment is not set up."""
+    monkeypatch.delattr(mail, "outbox")
+
+
+def test_memory_is_not_warned_of_while_tests_run(settings: DjangoSettings) -> None:
+    settings.SESSION_STORE_ALIAS = "memory"
+    assert check() == []
+
+
+@pytest.mark.usefixtures("outside_tests")
 def test_memory_as_the_sites_store_is_warned_of_outside_debug(settings: DjangoSettings) -> None:
     settings.SESSION_STORE_ALIAS = "memory"
     assert (only_message().id, only_message().level) == ("kvsessions.W002", checks.WARNING)
@@ -468,6 +503,7 @@ def test_a_wrong_alias_casts_no_doubt_on_a_layered_store(
     assert "SESSION_STORES['wrong']" in message.msg
 
 
+@pytest.mark.usefixtures("outside_tests")
 @pytest.mark.parametrize("alias", ["layered", "outer"])
 def test_memory_below_a_cache_is_warned_of_too(settings: DjangoSettings, alias: str) -> None:
     settings.SESSION_STORES = {
@@ -637,15 +673,55 @@ def test_a_store_is_asked_about_its_settings_and_on_deployment_about_its_server(
     }
 
 
-def test_a_store_whose_checks_fail_is_a_warning_and_no_traceback(settings: DjangoSettings) -> None:
+def test_a_store_whose_checks_fail_is_told_and_no_traceback(settings: DjangoSettings) -> None:
     settings.DEBUG = True
     settings.SESSION_STORES = {"default": {"BACKEND": f"{__name__}.BrokenStore"}}
     messages = check(deploy=True)
-    assert {message.id for message in messages} == {"kvsessions.W004"}
-    assert {message.msg for message in messages} == {
-        "SESSION_STORES['default']: its check failed: ZeroDivisionError: division by zero",
-        "SESSION_STORES['default'] could not be checked: the server is away",
+    assert {(message.id, message.level, message.msg) for message in messages} == {
+        (
+            "kvsessions.W004",
+            checks.WARNING,
+            "SESSION_STORES['default']: its check failed: ZeroDivisionError: division by zero",
+        ),
+        (
+            "kvsessions.E025",
+            checks.ERROR,
+            "SESSION_STORES['default'] does not answer: the server is away",
+        ),
     }
+
+
+def test_a_deployment_check_fails_where_a_store_does_not_answer(settings: DjangoSettings) -> None:
+    settings.DEBUG = True
+    settings.SESSION_STORES = {"default": {"BACKEND": f"{__name__}.AwayStore"}}
+    call_command("check", "--tag=sessions")
+    with pytest.raises(SystemCheckError, match=r"SESSION_STORES\['default'\] does not answer"):
+        call_command("check", "--tag=sessions", "--deploy")
+
+
+WITH_SERVERS = [
+    name
+    for name, entry in STORES.items()
+    if entry.server is not None and entry.database is None and is_installed(entry)
+]
+
+
+@pytest.mark.parametrize("name", WITH_SERVERS)
+def test_a_server_that_is_away_is_an_error_of_the_deployment_checks(
+    settings: DjangoSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    entry, port = STORES[name], free_port()
+    for variable, value in entry.environ.items():
+        monkeypatch.setenv(variable, value.format(port=port))
+    configured = settings_of(entry, tmp_path, port)
+    if "timeout" in configured["OPTIONS"]:
+        configured["OPTIONS"]["timeout"] = 1
+    configured["OPTIONS"] |= entry.impatient
+    settings.SESSION_STORES = {"default": configured}
+    assert check() == []
+    messages = check(deploy=True)
+    assert [message.id for message in messages] == ["kvsessions.E025"], messages
+    assert "SESSION_STORES['default'] does not answer" in messages[0].msg
 
 
 def test_a_store_that_cannot_be_made_does_not_stop_the_deployment_checks(
@@ -658,3 +734,48 @@ def test_a_store_that_cannot_be_made_does_not_stop_the_deployment_checks(
     }
     ids = [message.id for message in check(deploy=True)]
     assert sorted(map(str, ids)) == ["kvsessions.E002", "kvsessions.W998", "kvsessions.W999"]
+
+
+def test_a_location_left_to_its_default_is_told_on_deployment(
+    settings: DjangoSettings, tmp_path: Path
+) -> None:
+    settings.BASE_DIR = tmp_path
+    settings.SESSION_STORES = {"default": {}, "memory": {"BACKEND": MEMORY}}
+    (warning,) = check(deploy=True)
+    assert warning.id == "kvsessions.W009"
+    assert f"{tmp_path}/sessions" in warning.msg
+    settings.SESSION_STORES = {"default": {"LOCATION": tmp_path / "sessions"}}
+    assert check(deploy=True) == []
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "models.py", "__pycache__"])
+@pytest.mark.parametrize("backend", ["semidbm.SemidbmStore", "lmdb.LMDBStore"])
+def test_a_folder_that_holds_an_app_is_refused(
+    settings: DjangoSettings, tmp_path: Path, name: str, backend: str
+) -> None:
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / name).touch()
+    settings.SESSION_STORES = {
+        "default": {
+            "BACKEND": f"django_kvsessions.stores.{backend}",
+            "LOCATION": tmp_path / "sessions",
+        }
+    }
+    (error,) = check()
+    assert error.id == "kvsessions.E003"
+    assert f"holds Python files ({name!r})" in error.msg
+
+
+@pytest.mark.parametrize("backend", ["semidbm.SemidbmStore", "lmdb.LMDBStore"])
+def test_no_commit_takes_the_sessions_along(
+    settings: DjangoSettings, tmp_path: Path, backend: str
+) -> None:
+    settings.SESSION_STORES = {
+        "default": {
+            "BACKEND": f"django_kvsessions.stores.{backend}",
+            "LOCATION": tmp_path / "sessions",
+        }
+    }
+    stores["default"].setup()
+    assert (tmp_path / "sessions" / ".gitignore").read_text() == "*\n"
+    assert (tmp_path / "sessions" / ".gitignore").stat().st_mode & 0o777 == 0o600

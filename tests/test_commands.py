@@ -31,6 +31,7 @@ from freezegun import freeze_time
 from pytest_django.fixtures import Settings as DjangoSettings
 
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.management.base import StopSignals
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.stores.memory import MemoryStore
@@ -247,6 +248,7 @@ def start(tmp_path: Path) -> Iterator[StartCommand]:
             "INSTALLED_APPS = ['django_kvsessions', 'django.contrib.sessions']\n"
             "SESSION_ENGINE = 'django_kvsessions.engine'\n"
             f"SESSION_STORES = {stores!r}\n"
+            # Sessions in memory are enough here.
             "SILENCED_SYSTEM_CHECKS = ['kvsessions.W002']\n"
         )
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
@@ -320,6 +322,29 @@ def test_a_long_pause_does_not_delay_the_end(start: StartCommand, number: signal
     assert output.startswith("Stopped. Removed 0 expired sessions in ")
 
 
+def test_a_signal_that_comes_when_a_pause_begins_ends_it() -> None:
+    rounds, both = 2000, threading.Barrier(2)
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+
+    def send() -> None:
+        for turn in range(rounds):
+            both.wait()
+            for _ in range(turn % 400):
+                pass
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    signals = StopSignals()
+    sender = threading.Thread(target=send, daemon=True)
+    with signals:
+        sender.start()
+        for _ in range(rounds):
+            signals.received = False
+            both.wait()
+            assert signals.wait(20)
+        sender.join()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_batch_under_way_end(
     start: StartCommand, number: signal.Signals, tmp_path: Path
@@ -363,9 +388,9 @@ def test_wrong_settings_are_told_before_anything_runs(start: StartCommand) -> No
     ],
 )
 def test_an_alias_that_is_configured_wrongly_is_named_after_the_others_were_cleared(
-    start: StartCommand, filled: dict[str, Any], wrong: dict[str, Any], told: str
+    start: StartCommand, filled: dict[str, Any], wrong: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    process = start({"wrong": {"LOCATION": "/tmp", **wrong}, **filled})
+    process = start({"wrong": {"LOCATION": str(tmp_path / "wrong"), **wrong}, **filled})
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.startswith("Removed 2,500 expired sessions from 'default' in ")

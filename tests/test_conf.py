@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,3 +144,34 @@ def test_a_nonsense_age_names_its_setting_at_run_time(settings: DjangoSettings) 
     ]:
         with pytest.raises(ImproperlyConfigured, match=rf"^{name} .* not 'an hour'"):
             function()
+
+
+WITHOUT_THE_APP = """
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="quick", BASE_DIR={folder!r}, SESSION_ENGINE="django_kvsessions.engine",
+    INSTALLED_APPS={apps!r},
+)
+django.setup()
+from django_kvsessions.engine import SessionStore
+for _ in range(3):
+    SessionStore().create()
+"""
+
+
+@pytest.mark.parametrize("apps", [["django.contrib.sessions"], ["django_kvsessions"]])
+def test_without_the_app_the_log_says_once_what_is_lost(tmp_path: Path, apps: list[str]) -> None:
+    code = WITHOUT_THE_APP.format(folder=str(tmp_path), apps=apps)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert run.stderr.count("is not in INSTALLED_APPS") == ("django_kvsessions" not in apps)
+    if "django_kvsessions" not in apps:
+        for lost in ("checks the settings", "setupsessions", "clearsessions", "Put it before"):
+            assert lost in run.stderr

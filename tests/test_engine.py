@@ -17,7 +17,7 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.utils import timezone
 from freezegun import freeze_time
 
-from django_kvsessions import codec
+from django_kvsessions import codec, reports
 from django_kvsessions.engine import SessionStore
 from django_kvsessions.saved import new_revision
 from django_kvsessions.stores import stores
@@ -190,7 +190,11 @@ def test_the_serializer_of_the_project_is_used(settings: LazySettings) -> None:
 
 
 @pytest.fixture
-def security_log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], int]]:
+def security_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], int]]:
+    # A line for each of them, and not one a minute.
+    monkeypatch.setattr(reports, "INTERVAL", 0.0)
     with caplog.at_level(logging.WARNING, "django.security.SuspiciousSession"):
         yield lambda: sum(r.name == "django.security.SuspiciousSession" for r in caplog.records)
 

@@ -13,9 +13,11 @@ from testservers import Missing, Server, free_port, require
 __all__ = [
     "cluster_node",
     "cluster_server",
+    "command",
     "form_cluster",
     "redis_binary",
     "redis_server",
+    "says",
     "sentinel_server",
     "valkey_binary",
     "valkey_server",
@@ -142,6 +144,11 @@ def command(port: int, line: str) -> bytes:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(line.encode() + b"\r\n")
         return connection.recv(65536)
+
+
+def says(server: Server, question: str, text: bytes) -> bool:
+    """Whether its answer to one command has this in it."""
+    return text in command(server.port, question)
 
 
 def _command(

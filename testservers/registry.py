@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,19 +158,27 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def running(name: str, folder: Path) -> Iterator[Running]:
-    """The store on its server, started meanwhile; ``Missing`` where something is not installed."""
+def running(
+    name: str, folder: Path, through: Callable[[int], AbstractContextManager[int]] = nullcontext
+) -> Iterator[Running]:
+    """The store on its server, started meanwhile; ``Missing`` where something is not installed.
+
+    ``through``: what is to be between the two. It gets the server's port, and gives that
+    which the store is to ask.
+    """
     entry = STORES[name]
     if not is_installed(entry):
         raise Missing(f"{entry.driver} is not installed: pip install {entry.install}")
     if entry.server is None:
         yield Running(settings_of(entry, folder), None)
         return
-    with entry.server() as server:
-        environ = {key: value.format(port=server.port) for key, value in entry.environ.items()}
-        database = entry.database(server) if entry.database is not None else None
+    with entry.server() as server, through(server.port) as port:
+        environ = {key: value.format(port=port) for key, value in entry.environ.items()}
+        database = None
+        if entry.database is not None:
+            database = {**entry.database(server), "PORT": str(port)}
         with patch.dict(os.environ, environ):
-            yield Running(settings_of(entry, folder, server.port), database)
+            yield Running(settings_of(entry, folder, port), database)
 
 
 def settings_of(entry: Entry, folder: Path, port: int = 0) -> dict[str, Any]:

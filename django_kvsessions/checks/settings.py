@@ -28,16 +28,15 @@ SETTINGS = {
     "SESSION_STORE_ALIAS",
     "SESSION_ABSOLUTE_AGE",
     "SESSION_TOUCH_INTERVAL",
-    "SESSION_SERIALIZER",
-}
-#: What is reserved for it, and nothing reads yet: who sets it must not rely on it.
-RESERVED = {
-    "SESSION_AUTO_CLEAN",
-    "SESSION_ENCRYPTION",
     "SESSION_RECORD_DEVICE",
     "SESSION_RECORD_IP",
     "SESSION_MAX_PER_USER",
+    "SESSION_ENCRYPTION",
+    "SESSION_COOKIE_PARTITIONED",
+    "SESSION_AUTO_CLEAN",
+    "SESSION_SERIALIZER",
     "SESSION_FALLBACK_ENGINES",
+    "SESSION_MOVE_BACK_TO",
 }
 
 T = TypeVar("T")
@@ -45,7 +44,11 @@ T = TypeVar("T")
 
 def in_use() -> bool:
     """Whether the project uses this package's engine, or has configured stores for it."""
-    return bool(getattr(settings, "SESSION_STORES", None)) or uses_engine()
+    return (
+        bool(getattr(settings, "SESSION_STORES", None))
+        or str(settings.SESSION_ENGINE).startswith(f"{PACKAGE}.")
+        or uses_engine()
+    )
 
 
 def uses_engine() -> bool:
@@ -69,6 +72,10 @@ def check_settings(**kwargs: object) -> list[CheckMessage]:
         ("E009", conf.serializer),
         ("E011", conf.absolute_age),
         ("E012", conf.touch_interval),
+        ("E014", conf.record_device),
+        ("E015", conf.record_ip),
+        ("E016", conf.max_per_user),
+        ("E021", conf.auto_clean),
     ]:
         try:
             function()
@@ -100,7 +107,7 @@ def _check_engine() -> Iterator[CheckMessage]:
 
 def _check_names() -> Iterator[CheckMessage]:
     # Django ignores a setting that nobody reads, and so the default would silently hold.
-    known = {name.removeprefix("SESSION_"): name for name in SETTINGS | RESERVED}
+    known = {name.removeprefix("SESSION_"): name for name in SETTINGS}
     ours = in_use()
     for name in dir(settings):
         prefix, _, rest = name.partition("_")
@@ -110,14 +117,8 @@ def _check_names() -> Iterator[CheckMessage]:
         # Another engine may have settings of such names.
         if not ours and not str(getattr(settings, name)).startswith(PACKAGE):
             continue
-        if name in RESERVED:
-            yield checks.Warning(
-                f"{name} is set, but this version of django-kvsessions does not read it.",
-                hint="Remove it, or install a version whose documentation has it.",
-                id="kvsessions.W008",
-            )
         # The higher, the fewer false alarms: SESSION_STORE is .91 of SESSION_STORES.
-        elif close := get_close_matches(rest, known, n=1, cutoff=0.85):
+        if close := get_close_matches(rest, known, n=1, cutoff=0.85):
             yield checks.Warning(
                 f"{name} is no setting of Django or django-kvsessions: neither reads it.",
                 hint=f"Did you mean {known[close[0]]}?",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from django.conf import settings
-from django.core import checks
+from django.core import checks, mail
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
@@ -40,13 +40,18 @@ def _check_alias(alias: str, aliases: list[str]) -> Iterator[CheckMessage]:
             f"{', '.join(map(repr, aliases))}.",
             id="kvsessions.E004",
         )
-    elif isinstance(attempt(_keeper, alias), MemoryStore) and not settings.DEBUG:
+    elif isinstance(attempt(_keeper, alias), MemoryStore) and not (settings.DEBUG or _in_tests()):
         yield checks.Warning(
             f"SESSION_STORES[{alias!r}] keeps the sessions in the memory of one process: they "
             "end when it restarts, and workers do not share them.",
             hint=f"Use {conf.DEFAULT_BACKEND!r}, or this one as the cache of a layered store.",
             id="kvsessions.W002",
         )
+
+
+def _in_tests() -> bool:
+    """Whether Django's test environment is set up, in which sessions are to be forgotten."""
+    return hasattr(mail, "outbox")
 
 
 def _keeper(alias: str) -> Store:
@@ -88,7 +93,10 @@ def _check_store(alias: str) -> Iterator[CheckMessage]:
         except (OSError, ValueError) as error:
             where = f"SESSION_STORES[{alias!r}]['LOCATION']"
             yield checks.Error(f"{where} cannot be looked at: {error}", id="kvsessions.E005")
-    yield from _ask(store.check, alias)
+    try:
+        yield from list(store.check(alias=alias))
+    except Exception as error:
+        yield _failed(alias, error)
 
 
 def check_deployed_stores(**kwargs: object) -> list[CheckMessage]:
@@ -98,21 +106,39 @@ def check_deployed_stores(**kwargs: object) -> list[CheckMessage]:
     for alias in attempt(conf.aliases) or ():
         store = attempt(stores.__getitem__, alias)
         if store:
+            messages += _check_default_location(alias)
             messages += check_server(store, alias)
     return messages
 
 
+def _check_default_location(alias: str) -> Iterator[CheckMessage]:
+    if not conf.has_location(alias):
+        yield checks.Warning(
+            f"SESSION_STORES[{alias!r}]['LOCATION'] is not set, so the sessions are in "
+            f"{conf.store(alias)['LOCATION']}: a release that is a new folder would log everybody "
+            "out, and an image or container takes them along or loses them.",
+            hint="Name a folder outside of the code, such as /var/lib/mysite/sessions.",
+            id="kvsessions.W009",
+        )
+
+
 def check_server(store: Store, alias: str) -> list[CheckMessage]:
     """What the store finds out by asking its server."""
-    return _ask(store.check_server, alias)
-
-
-def _ask(ask: Callable[..., Iterable[CheckMessage]], alias: str) -> list[CheckMessage]:
-    """What the store itself has to say; a check that fails must not stop the others."""
     try:
-        return list(ask(alias=alias))
+        return list(store.check_server(alias=alias))
     except StoreError as error:
-        message = f"SESSION_STORES[{alias!r}] could not be checked: {error}"
+        return [
+            checks.Error(
+                f"SESSION_STORES[{alias!r}] does not answer: {error}",
+                hint="Start its server, or say in LOCATION and OPTIONS where it is and who asks.",
+                id="kvsessions.E025",
+            )
+        ]
     except Exception as error:
-        message = f"SESSION_STORES[{alias!r}]: its check failed: {type(error).__name__}: {error}"
-    return [checks.Warning(message, id="kvsessions.W004")]
+        return [_failed(alias, error)]
+
+
+def _failed(alias: str, error: Exception) -> CheckMessage:
+    """A check that fails must not stop the others."""
+    message = f"SESSION_STORES[{alias!r}]: its check failed: {type(error).__name__}: {error}"
+    return checks.Warning(message, id="kvsessions.W004")

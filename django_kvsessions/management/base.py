@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import select
+import signal
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +24,7 @@ from django_kvsessions.checks.settings import attempt
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Store, StoreError
 
-__all__ = ["StoreCommand"]
+__all__ = ["StopSignals", "StoreCommand"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -72,7 +76,7 @@ class StoreCommand(BaseCommand):
                 action(alias, stores[alias])
             except StoreError as error:
                 failures.append(f"{alias!r}: {error}")
-            except ImproperlyConfigured as error:
+            except (ImproperlyConfigured, CommandError) as error:
                 failures.append(str(error))  # It names the alias.
             except Exception as error:
                 logger.exception("%s failed on %r", type(self).__module__.rpartition(".")[2], alias)
@@ -86,3 +90,42 @@ class StoreCommand(BaseCommand):
 
 def _is_wrong(alias: str) -> bool:
     return any(message.is_serious() and not message.is_silenced() for message in check_store(alias))
+
+
+class StopSignals:
+    """Takes SIGTERM and SIGINT as a wish to stop: a wait ends at once, work goes on."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> None:
+        # Python calls a handler between two of its steps: of a signal that comes just before it
+        # begins to wait, nobody would hear. The bell is rung by the system's own handler.
+        self._bell, self._clapper = socket.socketpair()
+        self._clapper.setblocking(False)
+        self._former = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        self._former_bell = signal.set_wakeup_fd(self._clapper.fileno(), warn_on_full_buffer=False)
+
+    def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._former_bell)
+        for number, handler in self._former.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self._bell.close()
+        self._clapper.close()
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = True
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a signal came, within so many seconds or before."""
+        end = time.monotonic() + seconds
+        while not self.received:
+            left = max(0.0, end - time.monotonic())
+            if not select.select([self._bell], [], [], left)[0]:
+                break
+            # It may have been a signal that others handle.
+            self._bell.recv(1)
+        return self.received

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
+from functools import cache
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -17,6 +20,8 @@ from django_kvsessions.stores.base import Store
 
 __all__ = ["StoreHandler", "stores"]
 
+logger = logging.getLogger("django_kvsessions")
+
 
 class StoreHandler:
     """One instance of each configured store in a process, shared by its threads."""
@@ -24,6 +29,8 @@ class StoreHandler:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._stores: dict[str, Store] = {}
+        #: Called with each store before it is used, and its alias.
+        self.on_open: list[Callable[[str, Store], None]] = []
 
     def __getitem__(self, alias: str) -> Store:
         """The store of that alias. ``ImproperlyConfigured`` where settings do not give one."""
@@ -33,7 +40,11 @@ class StoreHandler:
             pass
         with self._lock:
             if alias not in self._stores:
-                self._stores[alias] = make_store(alias)
+                store = make_store(alias)
+                for opened in self.on_open:
+                    opened(alias, store)
+                self._stores[alias] = store
+                tell_of_missing_app()
             return self._stores[alias]
 
     def __iter__(self) -> Iterator[str]:
@@ -44,11 +55,26 @@ class StoreHandler:
         with self._lock:
             return list(self._stores.values())
 
+    def opened_by_alias(self) -> dict[str, Store]:
+        with self._lock:
+            return dict(self._stores)
+
     def close_all(self) -> None:
         """Close every store; the next use makes them anew from the settings."""
         with self._lock:
             while self._stores:
                 self._stores.popitem()[1].close()
+
+
+@cache
+def tell_of_missing_app() -> None:
+    """Once in a process, since nothing checks the settings of a project without the app."""
+    if apps.ready and not apps.is_installed("django_kvsessions"):
+        logger.warning(
+            "'django_kvsessions' is not in INSTALLED_APPS: nothing checks the settings of the "
+            "session stores, and manage.py has neither setupsessions nor sessionstats, nor a "
+            "clearsessions for every store. Put it before 'django.contrib.sessions'."
+        )
 
 
 def make_store(alias: str) -> Store:
@@ -109,6 +135,12 @@ def _refuse_folder_of_another(
     except (OSError, ValueError):
         # Missing, a file or not readable: the system checks and the first use say so.
         return
+    code = sorted(name for name in there if name.endswith((".py", ".pyc")) or name == "__pycache__")
+    if code:
+        raise ImproperlyConfigured(
+            f"{where}['LOCATION'] ({os.fspath(folder)}) holds Python files ({code[0]!r}), as an "
+            "app does: name a folder that is for the sessions alone."
+        )
     for name, mark in _MARKS.items():
         if own and mark in there and not own & there:
             raise ImproperlyConfigured(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ from typing import ClassVar, NamedTuple, ParamSpec, TypeVar
 from django.core.checks import CheckMessage
 
 from django_kvsessions.stores.options import whole_number
+
+# Longer than 300 lines: it is the contract, best read in one place.
 
 __all__ = [
     "KEY_SIZE",
@@ -76,6 +79,7 @@ class StoreStats(NamedTuple):
 
     ``size`` is in bytes, on disk or in memory. ``hits`` and ``misses`` count
     the loads of this process since it started, where the store is a cache.
+    ``oldest`` is the Unix time of the first expiry of what is there.
     """
 
     live: int | None
@@ -83,6 +87,7 @@ class StoreStats(NamedTuple):
     size: int | None
     hits: int | None = None
     misses: int | None = None
+    oldest: float | None = None
 
 
 class Provisional:
@@ -113,8 +118,14 @@ class Store(ABC):
     #: them on the event loop's own thread instead of hopping to another.
     is_nonblocking: bool = False
 
+    #: Sites need not ask for the automatic clean-up: what is kept is beside the site's processes.
+    is_cleaned_by_default: bool = False
+
     #: LOCATION names a folder, which the system checks look at.
     location_is_folder: ClassVar[bool] = False
+
+    #: What makes copies of the data where ``backup`` does not: the end of a sentence.
+    backed_up_by: ClassVar[str] = "use the means of its backend"
 
     #: The alias of the database in DATABASES that this store lives on, if any: its
     #: ``setup`` is called when ``manage.py migrate`` has run there.
@@ -204,6 +215,29 @@ class Store(ABC):
     def stats(self) -> StoreStats:
         """How much the store holds now."""
 
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Make a copy of all that was acknowledged before this call, while the store is in use.
+
+        The folder appears when the copy is whole and on disk, never before. ``ValueError`` where
+        it is there and not empty, or is part of the store; ``NotImplementedError`` where the
+        backend has its own means, which the message names.
+        """
+        raise NotImplementedError(self._makes_no_copies())
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        """Every live record of a copy that ``backup`` has made in the folder.
+
+        ``ValueError`` where there is none, ``StoreCorrupted`` where it does not verify.
+        """
+        raise NotImplementedError(self._makes_no_copies())
+
+    def _makes_no_copies(self) -> str:
+        return f"{type(self).__name__} makes no copies: {self.backed_up_by}."
+
+    def faults(self) -> Iterable[str]:
+        """What an operator should look into although the store answers, a sentence each."""
+        return ()
+
     def close(self) -> None:
         """Flush and let go of files and connections; the next use reopens them."""
 
@@ -242,6 +276,10 @@ class Store(ABC):
 
     async def astats(self) -> StoreStats:
         return await self.call_in_thread(self.stats)
+
+    async def abackup(self, folder: str | os.PathLike[str]) -> None:
+        # For a while: not on the threads that a store may keep for short calls.
+        await asyncio.to_thread(self.backup, folder)
 
     async def aclose(self) -> None:
         await self.call_in_thread(self.close)

@@ -97,6 +97,10 @@ class LayeredStore(ColouredStore):
     def is_nonblocking(self) -> bool:  # type: ignore[override]  # read only
         return self.cache.is_nonblocking and self.store.is_nonblocking
 
+    @property
+    def is_cleaned_by_default(self) -> bool:  # type: ignore[override]  # read only
+        return self.store.is_cleaned_by_default
+
     def provisional(self) -> Provisional | None:
         return self.store.provisional()
 
@@ -235,7 +239,12 @@ class LayeredStore(ColouredStore):
     def _report(self, error: Exception) -> None:
         if isinstance(error, ImproperlyConfigured):
             raise error
-        logger.warning("The cache %r of a layered session store failed: %s", self._cache, error)
+        logger.warning(
+            "The cache %r of a layered session store failed: %s The store answers in its place, "
+            "and no session is lost: see to the cache.",
+            self._cache,
+            error,
+        )
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Removes what has expired from the store, and then from the cache.
@@ -296,6 +305,16 @@ class LayeredStore(ColouredStore):
             await call(self.cache.setup, self.cache.asetup)
         except Exception as error:
             self._report(error)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """The store's."""
+        self.store.backup(folder)
+
+    async def abackup(self, folder: str | os.PathLike[str]) -> None:
+        await self.store.abackup(folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        return self.store.scan_backup(folder)
 
     def stats(self) -> StoreStats:
         """The store's."""

@@ -31,7 +31,10 @@ class MemoryStore(Store):
     longest. A forked child goes on with a copy of its own.
     """
 
+    is_cleaned_by_default = True
     is_nonblocking = True
+
+    backed_up_by = "what is in memory is not to be kept"
 
     def __init__(
         self,

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
+from django.core.checks import CheckMessage
+
 from django_kvsessions.colours import Colour, awaiting, blocking, run
-from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable, now
+from django_kvsessions.stores.base import (
+    KEY_SIZE,
+    Record,
+    Store,
+    StoreStats,
+    StoreUnavailable,
+    now,
+)
 
 __all__ = ["ColouredStore", "Page", "PagedStore", "unknown_outcome"]
 
@@ -107,6 +116,9 @@ def unknown_outcome() -> StoreUnavailable:
 class PagedStore(ColouredStore, Generic[Start]):
     """A store that writes all else so too: batches, pages, setup and stats."""
 
+    #: LOCATION names a server, not a file of this machine.
+    has_server = True
+
     @abstractmethod
     async def _delete_batch(self, call: Colour, moment: float, batch_size: int) -> int | None:
         """Remove some of what had expired at ``moment``; ``None`` when there is no more."""
@@ -161,6 +173,12 @@ class PagedStore(ColouredStore, Generic[Start]):
             items, start = await self._page(awaiting, owner, start)
             for item in items:
                 yield item
+
+    def check_server(self, *, alias: str) -> Iterable[CheckMessage]:
+        """``StoreUnavailable`` where there is a server, and it does not answer."""
+        if self.has_server:
+            self.load(bytes(KEY_SIZE))
+        return ()
 
     def setup(self) -> None:
         run(self._setup(blocking))

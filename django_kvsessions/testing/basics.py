@@ -30,8 +30,12 @@ class Basics(Kit):
         self.assert_same(loaded, record)
         assert loaded is not None
         assert [type(loaded)] + [type(field) for field in loaded] == [
-            Record, bytes, float, int, bytes
-        ]  # fmt: skip
+            Record,
+            bytes,
+            float,
+            int,
+            bytes,
+        ]
 
     def test_create_leaves_a_live_record_alone(self, both: Store) -> None:
         first, second = self.make_record(b"first"), self.make_record(b"second", revision=2)

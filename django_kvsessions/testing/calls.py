@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -66,6 +67,12 @@ class AsyncCalls(Store):
 
     def stats(self) -> StoreStats:
         return self.wait(self.store.astats())
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        self.wait(self.store.abackup(folder))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        return self.store.scan_backup(folder)
 
     def close(self) -> None:
         self.wait(self.store.aclose())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django_kvsessions.testing.asynchrony import AsyncMethods
+from django_kvsessions.testing.backups import Backups
 from django_kvsessions.testing.basics import Basics
 from django_kvsessions.testing.cleanup import CleanUp
 from django_kvsessions.testing.expiry import Expiry
@@ -17,7 +18,17 @@ __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    Basics, Values, Expiry, CleanUp, Scanning, AsyncMethods, Races, Outages, CutAnswers, Processes
+    Basics,
+    Values,
+    Expiry,
+    CleanUp,
+    Scanning,
+    Backups,
+    AsyncMethods,
+    Races,
+    Outages,
+    CutAnswers,
+    Processes,
 ):
     """Subclass this, name the class ``Test...`` and define the fixture ``make_store``.
 

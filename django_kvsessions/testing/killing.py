@@ -18,9 +18,11 @@ from django_kvsessions.stores.base import Record, Store
 from django_kvsessions.testing.records import LONG, make_key
 from django_kvsessions.testing.workers import wait_until
 
-__all__ = ["ABSENT", "KillRun"]
+__all__ = ["ABSENT", "SHORT_LIVES", "KillRun"]
 
 ABSENT = 0
+#: Seconds for which some records live.
+SHORT_LIVES = (0.001, 0.01, 0.1)
 
 
 class KillRun:
@@ -113,7 +115,7 @@ class KillRun:
         padding = os.urandom(random.choice((0, 50, 500, 5000)))
         return Record(
             b"%d/%d %d %b" % (writer, number, counter, padding),
-            time.time() + (random.choice((0.001, 0.01, 0.1)) if short else LONG),
+            time.time() + (random.choice(SHORT_LIVES) if short else LONG),
             counter,
             b"%016d" % writer,
         )

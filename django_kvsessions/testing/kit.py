@@ -51,6 +51,8 @@ class Kit:
     uses_local_clock = True
     #: Expired records go without ``delete_expired``, which may then yield nothing.
     removes_expired_itself = False
+    #: ``backup`` makes copies; otherwise it says what else does.
+    makes_backups = False
     #: The life, in seconds, of records that a test waits for on the real clock: the
     #: shortest that the store can keep, but time enough to create one and touch it.
     min_expiry_seconds = 0.3
@@ -89,6 +91,8 @@ class Kit:
     kill_threads = 2
     kill_keys = 15
     kills = 4
+    #: Copies that are made while another thread writes all the time.
+    backups = 3
     #: How many points, from the first byte of an answer to its last, it is cut at.
     cut_points = 20
     #: Seconds after which something that waits has failed.

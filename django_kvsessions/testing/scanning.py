@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 import tracemalloc
@@ -100,6 +101,8 @@ class Scanning(Kit):
         def scan() -> int:
             return sum(len(record.data) == self.scan_record_size for _, record in store.scan())
 
+        # Lest what earlier tests left be freed, and warned of, meanwhile.
+        gc.collect()
         tracemalloc.start()
         try:
             for count in (scan, lambda: asyncio.run(ascan())):

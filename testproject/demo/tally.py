@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-#: How long after a worker was killed a broken connection may be blamed on that.
+#: Seconds after the end of a worker in which a request may still be given to it.
 KILL_WINDOW = 2.0
 
 
@@ -30,12 +29,17 @@ class Tally:
     #: ``None`` where the engine's clearsessions does not tell.
     cleared: int | None = None
     overtaken: int = 0
+    #: Sessions that were ended on another device, and requests that came with them afterwards.
+    ended_elsewhere: int = 0
+    tried_afterwards: int = 0
     #: Requests that were in flight when their visitor logged in, and those of them that were
     #: refused, because the session had moved on.
     in_flight: int = 0
     turned_down: int = 0
     #: Times that the site got another SECRET_KEY.
     rotated: int = 0
+    #: When the last worker began to use the present one; infinite while workers differ.
+    key_since: float = -math.inf
     #: Processes that have answered.
     workers: set[int] = field(default_factory=set)
     killed: int = 0
@@ -45,16 +49,21 @@ class Tally:
     disturbed: bool = False
     #: How often it did, by status.
     refused: Counter[int] = field(default_factory=Counter)
+    #: Seconds for which the site waits for its store, whatever keeps it: then it may refuse too.
+    patience: float = math.inf
+    #: How often it had waited for so long, by status.
+    waited: Counter[int] = field(default_factory=Counter)
 
     errors: list[str] = field(default_factory=list)
     logged_out: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     came_back: dict[str, str] = field(default_factory=dict)
+    let_in: dict[str, str] = field(default_factory=dict)
     crossed: dict[str, str] = field(default_factory=dict)
 
-    def kill_explains_it(self) -> bool:
-        """Whether a connection that breaks now may do so because its worker was ended."""
-        return time.monotonic() - self.killed_at < KILL_WINDOW
+    def kill_explains_it(self, began: float) -> bool:
+        """Whether a connection of a request that began then may break because its worker ended."""
+        return began - self.killed_at < KILL_WINDOW
 
     @property
     def is_clean(self) -> bool:
@@ -87,6 +96,9 @@ class Tally:
         yield "visitors logged out by another request", f"{len(self.logged_out):,}", ""
         yield "lost changes", f"{len(self.lost):,}", ""
         yield "sessions that came back after logout", f"{len(self.came_back):,}", ""
+        yield "sessions ended elsewhere", f"{self.ended_elsewhere:,}", ""
+        yield "requests they tried afterwards", f"{self.tried_afterwards:,}", ""
+        yield "let in", f"{len(self.let_in):,}", ""
         yield "sessions that crossed users", f"{len(self.crossed):,}", ""
 
     def report(self) -> str:
@@ -100,5 +112,5 @@ class Tally:
 
     def findings(self) -> list[str]:
         """What went wrong, in words."""
-        found = (self.logged_out, self.lost, self.came_back, self.crossed)
+        found = (self.logged_out, self.lost, self.came_back, self.let_in, self.crossed)
         return [*self.errors, *(what for kind in found for what in kind.values())]

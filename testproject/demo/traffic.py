@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -74,14 +75,14 @@ class Traffic:
         await self.rotate_secret_key()
         await self.wait_for(1 / 3)
         # Those that came with the new key may be answering their first requests only now.
-        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110 (as below)
+        while not self.kill_worker() and self.progress < 1:  # noqa: ASYNC110 (a look costs little)
             await asyncio.sleep(0.01)
         await self.wait_for(2 / 3)
         await self.clear()
 
     async def wait_for(self, share: float) -> None:
         # A look now and then costs less than waking a waiter after each request.
-        while self.progress < share:  # noqa: ASYNC110
+        while self.progress < share:  # noqa: ASYNC110 (as said)
             await asyncio.sleep(0.005)
 
     async def show_progress(self) -> None:
@@ -95,9 +96,12 @@ class Traffic:
         """As Django's documentation has it, for workers of which some are older than others:
         first all of them learn the new key, then it is used."""
         former, new = settings.SECRET_KEY, "the next one, and as public as the first"
-        for keys in ([former, new], [new, former]):
-            self.keys.write_text(json.dumps(keys))
-            await self.replace_workers()
+        self.keys.write_text(json.dumps([former, new]))
+        await self.replace_workers()
+        self.tally.key_since = math.inf
+        self.keys.write_text(json.dumps([new, former]))
+        await self.replace_workers()
+        self.tally.key_since = time.monotonic()
         self.tally.rotated += 1
 
     async def replace_workers(self) -> None:

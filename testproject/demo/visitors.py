@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 import re
 import ssl
 import time
@@ -64,6 +65,10 @@ class Browser:
     def __init__(self, url: str, tally: Tally) -> None:
         self.tally = tally
         self.token = ""
+        #: Whether an answer got lost, in which there may have been a new cookie.
+        self.missed_answer = False
+        #: When the request began whose answer brought the session cookie.
+        self.cookie_at = -math.inf
         # A new connection for each request, so that any worker may get it.
         self.client = httpx.AsyncClient(
             base_url=url,
@@ -80,6 +85,7 @@ class Browser:
     def start(self, cookie: str = "", token: str = "") -> None:
         """Empty the jar, but for a session cookie where one is given."""
         self.token = token
+        self.missed_answer = False
         self.client.cookies = httpx.Cookies()
         if cookie:
             host = self.client.base_url.host
@@ -120,12 +126,13 @@ class Browser:
         )
 
     async def send(self, method: str, path: str, form: dict[str, Any] | None) -> httpx.Response:
-        disturbed = self.tally.disturbed
+        disturbed, began = self.tally.disturbed, time.monotonic()
         try:
             response = await self.client.request(method, path, data=form)
         except httpx.TransportError as error:
-            if self.tally.kill_explains_it() and not isinstance(error, httpx.TimeoutException):
+            if self.tally.kill_explains_it(began) and not isinstance(error, httpx.TimeoutException):
                 self.tally.cut_off += 1
+                self.missed_answer = True
                 raise CutOff from error
             self.tally.errors.append(f"{method} {path}: {type(error).__name__}: {error}")
             raise EndOfVisit from error
@@ -134,13 +141,16 @@ class Browser:
             self.tally.latencies.append(response.elapsed.total_seconds())
         self.tally.last_worker = int(response.headers.get("X-Worker", 0))
         self.tally.workers.add(self.tally.last_worker)
-        if response.is_server_error and (disturbed or self.tally.disturbed):
+        has_waited = response.elapsed.total_seconds() >= self.tally.patience
+        if response.is_server_error and (disturbed or self.tally.disturbed or has_waited):
             self.tally.refused[response.status_code] += 1
+            self.tally.waited[response.status_code] += has_waited
             if settings.SESSION_COOKIE_NAME in response.headers.get("Set-Cookie", ""):
                 self.tally.errors.append(f"{method} {path}: an error came with a session cookie")
             raise CutOff
         if cookie := response.cookies.get(settings.SESSION_COOKIE_NAME):
             self.tally.created.add(cookie)
+            self.missed_answer, self.cookie_at = False, began
         return response
 
 
@@ -159,17 +169,24 @@ class Visitor:
         self.expected = Shown()
         self.cart: Counter[str] = Counter()
 
+    @property
+    def is_due_a_new_id(self) -> bool:
+        """Whether Django gives the session another one, as its user came by a former SECRET_KEY."""
+        return bool(self.expected.user) and self.browser.cookie_at < self.tally.key_since
+
     async def visit(self) -> None:
         """The scripts take turns, so that even a short demo has all of them."""
         scripts: list[Callable[[], Awaitable[None]]] = [
             self.buy_and_log_out,
             self.log_out_elsewhere,
             self.log_in_meanwhile,
+            self.end_elsewhere,
             self.expire,
             self.look_around,
         ]
         self.browser.start()
-        with suppress(EndOfVisit):
+        # Where an answer got lost, nobody can tell what became of the change.
+        with suppress(EndOfVisit, CutOff):
             await scripts[self.number % len(scripts)]()
 
     # The scripts
@@ -196,6 +213,11 @@ class Visitor:
         await self.introduce()
         await self.log_in()
         await self.add_or_remove()
+        # The other tab would get it.
+        await self.take_new_id()
+        await self.log_out_while_it_is_held()
+
+    async def log_out_while_it_is_held(self) -> None:
         cookie = self.browser.cookie
         self.tab.start(cookie, self.browser.token)
         slow = asyncio.ensure_future(
@@ -260,6 +282,42 @@ class Visitor:
         await self.log_out()
         await self.replay(cookie)
 
+    async def end_elsewhere(self) -> None:
+        """End the session of another device, while a request of it is under way."""
+        await self.introduce()
+        await self.log_in()
+        with suppress(CutOff):
+            await self.end_that_of_the_tab()
+
+    async def end_that_of_the_tab(self) -> None:
+        agent, form = f"the phone of {self.nickname}", {"username": self.user, "password": PASSWORD}
+        self.tab.client.headers["User-Agent"] = agent
+        self.tab.start()
+        await self.tab.open("/login/")
+        page = await self.tab.open("/login/", form)
+        if page.shown.user != self.user:
+            self.fail(f"a login on another device shows {page.shown}")
+        cookie = self.tab.cookie
+        slow = asyncio.ensure_future(
+            self.tab.open("/session/slow/", {"seconds": HOLD}, follow=False)
+        )
+        await asyncio.sleep(OVERTAKE)
+        try:
+            ended = await self.browser.open("/session/end_elsewhere/", {"agent": agent})
+        finally:
+            await asyncio.gather(slow, return_exceptions=True)
+        if ended.status != 200:
+            return  # The engine is one of Django's.
+        self.tally.ended_elsewhere += 1
+        self.tally.ended[cookie] = self.nickname
+        for _ in range(3):
+            self.tab.start(cookie)
+            page = await self.tab.open("/cart/")
+            self.tally.tried_afterwards += 1
+            if page.shown.user:
+                self.tally.let_in[cookie] = f"{self.nickname}: let in after its session was ended"
+        await self.come_by()
+
     def check_meanwhile(self, login: Page, others: list[Page], adding: int) -> None:
         """Each request was done, or was turned down because it came too late."""
         self.tally.in_flight += len(others)
@@ -313,6 +371,13 @@ class Visitor:
             self.fail("the session kept its id at the login")
         self.tally.ended[former] = self.nickname
 
+    async def take_new_id(self) -> None:
+        """Come by for the id that the session is due, if it is, once all workers give it."""
+        while self.tally.key_since == math.inf:  # noqa: ASYNC110 (a look costs little)
+            await asyncio.sleep(PATIENCE)
+        if self.is_due_a_new_id:
+            await self.come_by()
+
     async def log_out(self) -> None:
         cookie = self.browser.cookie
         await self.step("/logout/", {}, **Shown()._asdict())
@@ -334,7 +399,7 @@ class Visitor:
                 page = await self.look(after)
                 if page.shown == self.expected != after:
                     continue
-                if new_id and page.shown == Shown():
+                if (new_id or self.is_due_a_new_id) and page.shown == Shown():
                     # The cookie with the new id was in the answer.
                     raise EndOfVisit from None
             break
@@ -352,6 +417,9 @@ class Visitor:
             await asyncio.sleep(PATIENCE)
 
     def check(self, page: Page, expected: Shown, path: str) -> None:
+        if page.status == 400 and self.browser.missed_answer:
+            # The session got its new id after all, and the cookie was in that answer.
+            raise EndOfVisit
         if page.status != 200:
             self.fail(f"{path} was answered with {page.status}")
         if page.shown == expected:

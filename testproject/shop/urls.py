@@ -14,5 +14,6 @@ urlpatterns = [
     path("session/", views.session, name="session"),
     path("session/nickname/", views.session_nickname, name="session_nickname"),
     path("session/expiry/", views.session_expiry, name="session_expiry"),
+    path("session/end_elsewhere/", views.session_end_elsewhere, name="session_end_elsewhere"),
     path("session/slow/", views.session_slow, name="session_slow"),
 ]

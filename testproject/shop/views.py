@@ -11,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
+from django_kvsessions.owners import end_session, sessions_of
 from shop.cart import Cart
 from shop.forms import ExpiryForm, NicknameForm, SlowForm
 from shop.products import PRODUCTS, Product
@@ -65,7 +66,7 @@ def session(request: HttpRequest) -> HttpResponse:
         "expires": request.session.get_expiry_date(),
         "ends_with_browser": request.session.get_expire_at_browser_close(),
         "nickname_form": NicknameForm(initial={"nickname": request.session.get("nickname")}),
-        "expiry_form": ExpiryForm(),
+        "expiry_form": ExpiryForm(initial={"seconds": request.session.get("_session_expiry")}),
     }
     return render(request, "shop/session.html", context)
 
@@ -90,6 +91,18 @@ def session_expiry(request: HttpRequest) -> HttpResponse:
     else:
         messages.error(request, "Choose when the session is to expire.")
     return redirect("shop:session")
+
+
+@require_POST
+def session_end_elsewhere(request: HttpRequest) -> HttpResponse:
+    """End the user's sessions in a browser that calls itself so."""
+    if not hasattr(request.session, "public_id"):
+        raise Http404("This engine does not know the sessions of a user.")
+    ended = 0
+    for theirs in sessions_of(request.user) if request.user.is_authenticated else ():
+        if theirs.user_agent == request.POST.get("agent") and not theirs.is_current(request):
+            ended += end_session(request.user, theirs.public_id)
+    return HttpResponse(str(ended))
 
 
 @require_POST

@@ -5,6 +5,7 @@ Read from the environment, all of them optional:
 - ``KVSESSIONS_VAR``: the folder for the database and the sessions, ``var`` beside manage.py
 - ``KVSESSIONS_STORES``: SESSION_STORES as JSON
 - ``KVSESSIONS_ENGINE``: SESSION_ENGINE, to compare with one of Django's own
+- ``KVSESSIONS_ENCRYPTION``: not empty for SESSION_ENCRYPTION
 - ``KVSESSIONS_DATABASE``: the default database as JSON, SQLite in that folder
 - ``KVSESSIONS_DEMO``: set by ``manage.py demo``
 """
@@ -15,6 +16,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+import django
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(os.environ.get("KVSESSIONS_VAR", BASE_DIR / "var"))
@@ -52,6 +55,12 @@ MIDDLEWARE = [
 ]
 if DEMO:
     MIDDLEWARE.insert(0, "demo.middleware.name_worker")
+else:
+    MIDDLEWARE.insert(0, "shop.middleware.show_ended_sessions_as_visitors_see_them")
+if django.VERSION >= (6,):
+    # Neither scripts nor styles in a page, and nothing from elsewhere.
+    MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
+    SECURE_CSP = {"default-src": ["'self'"], "img-src": ["'self'", "data:"]}
 
 ROOT_URLCONF = "website.urls"
 WSGI_APPLICATION = "website.wsgi.application"
@@ -60,6 +69,8 @@ ASGI_APPLICATION = "website.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # Before those of the apps, for what replaces one of theirs.
+        "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -77,6 +88,10 @@ SESSION_ENGINE = os.environ.get("KVSESSIONS_ENGINE", "django_kvsessions.engine")
 SESSION_STORES: dict[str, Any] = json.loads(os.environ.get("KVSESSIONS_STORES", "{}")) or {
     "default": {"LOCATION": str(VAR / "sessions")},
 }
+if DEMO and (VAR / "engine.json").exists():
+    # The demo moves house.
+    globals().update(json.loads((VAR / "engine.json").read_text()))
+SESSION_ENCRYPTION = bool(os.environ.get("KVSESSIONS_ENCRYPTION"))
 CSRF_USE_SESSIONS = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
@@ -123,6 +138,10 @@ LOGGING = {
     "disable_existing_loggers": False,
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    # That a request was overtaken by a logout is a warning with a traceback each time.
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {
+        # Django's own handler would say each line a second time.
+        "django": {"handlers": []},
+        # That a request was overtaken by a logout is a warning with a traceback each time.
+        "django.request": {"level": "ERROR"},
+    },
 }

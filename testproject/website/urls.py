@@ -14,5 +14,7 @@ urlpatterns = [
         name="login",
     ),
     path("logout/", LogoutView.as_view(), name="logout"),
+    # Ten minutes after a login it takes another one to end sessions.
+    path("account/sessions/", include("django_kvsessions.devices.urls"), {"max_login_age": 600}),
     path("admin/", admin.site.urls),
 ]

@@ -8,7 +8,9 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.test.runner import DiscoverRunner
+from django.core.signals import setting_changed
+from django.test import runner
+from django.test.runner import DiscoverRunner, ParallelTestSuite
 from django.test.utils import iter_test_cases  # type: ignore[attr-defined]  # not in the stubs
 
 OUR_TESTS = "tests.django_suite.engine_tests"
@@ -53,8 +55,24 @@ for alias, entry in session_stores.items():
             NOT_APPLICABLE[f"{OUR_TESTS}.{alias.capitalize()}StoreTests.{test}"] = reason
 
 
+def init_worker(*args: Any, **kwargs: Any) -> None:
+    """As Django's, with a store of its own, since each process has users of the same ids.
+
+    When one of those changes the password, the other's sessions would end.
+    """
+    runner._init_worker(*args, **kwargs)  # type: ignore[attr-defined]  # not in the stubs
+    session_stores["default"]["LOCATION"] += f"-{runner._worker_id}"  # type: ignore[attr-defined]  # not in the stubs
+    setting_changed.send(sender=Runner, setting="SESSION_STORES", value=session_stores, enter=True)
+
+
+class Processes(ParallelTestSuite):
+    init_worker = init_worker
+
+
 class Runner(DiscoverRunner):
     """Of the tests that the labels name, those that apply, and ours for the session tests."""
+
+    parallel_test_suite = Processes
 
     def build_suite(
         self, test_labels: Sequence[str] | None = None, **kwargs: Any

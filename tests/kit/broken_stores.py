@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -436,6 +437,41 @@ class OutageIsTheDriversError(Broken, FolderStore):
             raise OSError("driver") from error
 
 
+class BackupMissesTheLatest(Broken, FolderStore):
+    caught_by = (
+        "test_a_copy_holds_what_the_store_held",
+        "test_a_copy_made_under_a_writer_holds_all_that_was_acknowledged_before",
+    )
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        super().backup(folder)
+        max(Path(folder).iterdir(), key=lambda path: path.stat().st_mtime_ns).unlink()
+
+
+class BackupGoesAnywhere(Broken, FolderStore):
+    caught_by = ("test_a_copy_is_made_in_no_folder_that_holds_something",)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        with self.locked():
+            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+
+class BackupIsOpenedWhereThereIsNone(Broken, FolderStore):
+    caught_by = ("test_a_folder_without_a_copy_is_not_taken_for_an_empty_one",)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        copy = type(self)(Path(folder))
+        copy.setup()
+        return copy.scan()
+
+
+class BackupSaysNothing(Broken, MemoryStore):
+    caught_by = ("test_a_store_that_makes_no_copies_says_what_does",)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        raise NotImplementedError
+
+
 def conformance(store: type[Store]) -> dict[str, Any]:
     shared = issubclass(store, FolderStore)
 
@@ -447,6 +483,7 @@ def conformance(store: type[Store]) -> dict[str, Any]:
         "make_store": make_store,
         "outage": outage if shared else None,
         "shared_between_processes": shared,
+        "makes_backups": shared,
         "persistent": shared,
         "patience": 5.0 if shared else 1.0,
     }

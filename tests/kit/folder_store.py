@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from django_kvsessions.stores.base import Record, Store, StoreStats, StoreUnavailable, now
+from django_kvsessions.stores.process.copies import whole_folder
 
 
 class FolderStore(Store):
@@ -114,6 +116,15 @@ class FolderStore(Store):
             record = self.load(key)
             if record is not None:
                 yield key, record
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        with whole_folder(folder, own=str(self.folder)) as temporary, self.locked():
+            shutil.copytree(self.folder, temporary, dirs_exist_ok=True)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        if not os.path.isdir(folder) or not os.listdir(folder):
+            raise ValueError(f"{folder} holds no copy.")
+        return FolderStore(Path(folder)).scan()
 
     def setup(self) -> None:
         self.folder.mkdir(exist_ok=True)

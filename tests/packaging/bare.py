@@ -14,13 +14,17 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.template.loader import render_to_string
+from django.utils import translation
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext
 
 import django_kvsessions
 
@@ -51,6 +55,7 @@ def main(extra: str | None = None) -> None:
         count = import_modules(extra)
         call_command("check", fail_level="WARNING")
         ask_for_others(extra)
+        show_the_pages(knows_browsers=extra == "devices")
         if extra == "typed":
             use_a_bucket()
         if extra in BY_EXTRA and BY_EXTRA[extra].server is not None:
@@ -107,9 +112,18 @@ def configure(extra: str | None, folder: str) -> None:
     settings.configure(
         BASE_DIR=folder,
         SECRET_KEY="for this run alone",
+        STATIC_URL="/static/",
         SESSION_ENGINE="django_kvsessions.engine",
         SESSION_STORES=configured,
-        INSTALLED_APPS=["django_kvsessions", "django.contrib.sessions"],
+        INSTALLED_APPS=[
+            "django_kvsessions",
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+        ],
+        TEMPLATES=[
+            {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}
+        ],
     )
     django.setup()
 
@@ -118,8 +132,13 @@ def import_modules(extra: str | None) -> int:
     # Those which are made of what they import: the rooms of other extras' stores, and the
     # test kit. What leads to them says so (ask_for_others).
     spared = [f"django_kvsessions.stores.{other}." for other in BY_EXTRA if other != extra]
+    # And what Django's admin imports by itself, where it is installed.
+    spared.append("django_kvsessions.admin")
     if extra != "testing":
         spared.append("django_kvsessions.testing")
+    # Firestore's driver brings it too.
+    if find_spec("opentelemetry") is None:
+        spared.append("django_kvsessions.otel")
     packages = pkgutil.walk_packages(django_kvsessions.__path__, "django_kvsessions.")
     names = [package.name for package in packages if not package.name.startswith(tuple(spared))]
     for name in names:
@@ -139,6 +158,10 @@ def ask_for_others(extra: str | None) -> None:
     if extra != "typed":
         complaint = refusal(ImproperlyConfigured, partial(Bucket, int, key="number"))
         assert "pip install django-kvsessions[typed]" in complaint, complaint
+    # Firestore's driver brings it too.
+    if find_spec("opentelemetry") is None:
+        complaint = refusal(ImproperlyConfigured, importlib.import_module, "django_kvsessions.otel")
+        assert "pip install django-kvsessions[otel]" in complaint, complaint
     if extra != "testing":
         complaint = refusal(ImportError, importlib.import_module, "django_kvsessions.testing")
         assert "pip install django-kvsessions[testing]" in complaint, complaint
@@ -150,6 +173,19 @@ def refusal(kind: type[Exception], use: Callable[..., object], *arguments: objec
     except kind as error:
         return str(error)
     raise AssertionError(f"{use} raises no {kind.__name__}.")
+
+
+def show_the_pages(*, knows_browsers: bool) -> None:
+    from django_kvsessions.useragents import describe
+
+    with translation.override("de"):
+        page = render_to_string("django_kvsessions/devices/base.html")
+        assert 'href="/static/django_kvsessions/devices.css"' in page, page
+        assert gettext("Your devices") == "Ihre Geräte"
+    static = Path(django_kvsessions.__file__).parent / "static"
+    assert (static / "django_kvsessions" / "devices.css").exists()
+    device = describe("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+    assert (device is not None and device.browser == "Firefox") == knows_browsers, device
 
 
 def use_a_bucket() -> None:

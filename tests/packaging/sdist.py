@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Enough to see that each part of the tests finds what it needs.
 TESTS = ["tests/test_conf.py", "tests/test_commands.py", "tests/kit/test_import.py"]
 TESTS += ["tests/packaging/test_habits.py", "tests/packaging/test_registry.py"]
-TESTS += ["tests/stores/test_memory.py"]
+TESTS += ["tests/stores/test_memory.py", "tests/docs/test_names.py"]
 BUILD = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 
 

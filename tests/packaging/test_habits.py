@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from django_kvsessions import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("benchmarks", "django_kvsessions", "testproject", "tests", "testservers")
+PARTS = ("benchmarks", "django_kvsessions", "docs", "testproject", "tests", "testservers")
 # Not setup.cfg, which setuptools writes anew for an sdist.
 TEXTS = {".css", ".html", ".ini", ".json", ".md", ".py", ".toml", ".yaml"}
 
@@ -76,11 +78,19 @@ def test_the_readme_and_the_changelog_name_the_supported_versions() -> None:
     assert f"Django>={djangos[0]}" in lines(options["install_requires"])
 
 
+def test_the_changelog_begins_with_this_version_and_its_date() -> None:
+    first = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first
+    assert re.fullmatch(rf"{re.escape(__version__)} - 20\d\d-\d\d-\d\d", first[1])
+
+
 @pytest.mark.parametrize("extra", list(ini("setup.cfg")["options.extras_require"]))
 def test_every_extra_is_asked_for_by_the_part_that_needs_it(extra: str) -> None:
     package = ROOT / "django_kvsessions"
-    wanted = f"pip install django-kvsessions[{extra}]"
-    assert any(wanted in path.read_text() for path in package.rglob("*.py")), wanted
+    # In so many words, or by the function that says them for every store.
+    wanted = f"pip install django-kvsessions[{extra}]", f'driver("{extra}", '
+    texts = [path.read_text() for path in package.rglob("*.py")]
+    assert any(words in text for words in wanted for text in texts), extra
 
 
 def test_every_file_is_as_the_editor_configuration_says() -> None:

@@ -120,6 +120,18 @@ def test_engine_whose_server_is_missing_is_left_out_and_named(tmp_path: Path) ->
     assert "Left out: kvsessions-redis: redis-server is not installed: apt-get" in run.output
 
 
+def test_all_sessions_are_moved_out_of_each_engine(tmp_path: Path) -> None:
+    arguments = ["--sessions=50", "--rounds=1", "--processes=1,2"]
+    run = tiny_run(tmp_path, "moving", *arguments, "--engines=file,db-sqlite-wal")
+    for part in ("moved", "megabytes"):
+        rows = run.results[part]
+        assert rows.keys() == {"file", "db-sqlite-wal"}
+        for row in rows.values():
+            assert row.keys() == {"1", "2"}
+            assert all(len(figures) == 1 and figures[0] > 0 for figures in row.values())
+    assert "Sessions a second, 50 sessions" in run.output
+
+
 def test_stopped_run_says_so_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "engines", "--engines=file", "--sizes=1000"]
     command += ["--batch=20", f"--folder={tmp_path}"]
@@ -139,7 +151,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# The README's figures
+# The figures of the documentation and the README
 
 
 def test_figures_are_the_least_median_and_greatest_of_the_run(engines: Run) -> None:
@@ -150,12 +162,17 @@ def test_figures_are_the_least_median_and_greatest_of_the_run(engines: Run) -> N
     assert set(found["engines"][OURS]) == {"load", "save", "create", "delete", "added", "clear"}
 
 
-def test_readme_has_the_table_of_the_figures_that_are_kept(tmp_path: Path) -> None:
+def test_the_pages_have_the_table_and_the_plot_of_the_figures_that_are_kept(
+    tmp_path: Path,
+) -> None:
     run = benchmark("figures", f"--plot={tmp_path / 'plot.png'}")
     assert run.returncode == 0, run.stderr
-    table = run.stdout[run.stdout.index("\n\n|") :].strip()
+    _, table, *plot = run.stdout.strip().split("\n\n")
     assert len(table.splitlines()) > 8
-    assert table in (ROOT / "README.md").read_text()
+    assert f"<!-- table -->\n\n{table}\n\n<!-- end" in (ROOT / "docs/benchmarks.md").read_text()
+    bars = "\n\n".join(plot)
+    assert len(bars.splitlines()) > 8
+    assert f"```text\n{bars}\n```" in (ROOT / "README.md").read_text()
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

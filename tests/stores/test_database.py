@@ -82,6 +82,7 @@ class DatabaseConformance(StoreConformance):
 
 
 class TestSQLite(DatabaseConformance):
+    makes_backups = True
     # An SQLite connection of another thread that is in a transaction when the process
     # forks is rolled back by the child, where nobody can reach it.
     fork_safe = False
@@ -188,8 +189,10 @@ class TestTable:
         store = DatabaseStore(alias, table=table_name())
         statements = store.setup_statements()
         assert [sql.split()[:2] for sql in statements] == [
-            ["CREATE", "TABLE"], ["CREATE", "INDEX"], ["CREATE", "INDEX"]
-        ]  # fmt: skip
+            ["CREATE", "TABLE"],
+            ["CREATE", "INDEX"],
+            ["CREATE", "INDEX"],
+        ]
         assert store.setup_statements() == statements
         run_sql(alias, *statements[:2])
         assert store.setup_statements() == statements[2:]
@@ -389,3 +392,19 @@ def test_a_site_on_pymysql(mariadb: Server) -> None:
     line = [sys.executable, "-m", "tests.support.on_pymysql", json.dumps(database)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_many_expired_rows_that_nobody_removes_are_told_by_the_check(
+    alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_kvsessions.stores.database.store.MANY_EXPIRED", 3)
+    store = DatabaseStore(alias, table=table_name())
+    store.setup()
+    for number in range(3):
+        assert list(store.check_server(alias="default")) == []
+        store.create(b"%032d" % number, record(seconds=-1))
+    (warning,) = store.check_server(alias="default")
+    assert warning.id == "kvsessions.W133"
+    assert "clearsessions" in str(warning.hint)
+    assert list(store.delete_expired()) == [3]
+    assert list(store.check_server(alias="default")) == []

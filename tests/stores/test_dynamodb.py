@@ -496,7 +496,8 @@ class TestTime:
             started = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 ask()
-            assert time.monotonic() - started < 1.5 + 0.6
+            # Three attempts of such a time each would be 4.5 seconds.
+            assert time.monotonic() - started < 2 * 1.5
 
     def test_a_silent_server_keeps_nobody_elses_threads(
         self, paused: Callable[..., DynamoDBStore]

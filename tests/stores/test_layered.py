@@ -46,6 +46,7 @@ def over_lmdb(folder: Path) -> LayeredStore:
 
 
 class TestWithACacheInEachProcess(StoreConformance):
+    makes_backups = True
     # Another process sees a change after max_age at the latest, not at once.
     shared_between_processes = False
 
@@ -56,6 +57,8 @@ class TestWithACacheInEachProcess(StoreConformance):
 
 class TestWithASharedCache(StoreConformance):
     """Processes that share the cache see each other's changes at once, killed ones too."""
+
+    makes_backups = True
 
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> MakeStore:
@@ -356,7 +359,8 @@ class Scene:
         return copy.data[-3:] if copy is not None and copy.data else None
 
 
-LOADS: Callable[[LayeredStore], Coroutine[Any, Any, Any]] = lambda s: s.aload(KEY)  # noqa: E731
+def loads(layered: LayeredStore) -> Coroutine[Any, Any, Any]:
+    return layered.aload(KEY)
 
 
 def saves(layered: LayeredStore, data: bytes = b"new") -> Coroutine[Any, Any, Any]:
@@ -379,12 +383,12 @@ def creates(layered: LayeredStore) -> Coroutine[Any, Any, Any]:
     return layered.acreate(KEY, record(b"new", 2))
 
 
-CALLS = [LOADS, saves, swaps, touches, deletes, creates]
+CALLS = [loads, saves, swaps, touches, deletes, creates]
 WRITES = CALLS[1:]
 
 
 def name(call: Any) -> str:
-    return "loads" if call is LOADS else str(call.__name__)
+    return str(call.__name__)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -404,7 +408,7 @@ class TestEveryInterleaving:
         assert every_choice(run) >= 10
 
     @pytest.mark.parametrize(
-        ("write", "other"), [(deletes, LOADS), (deletes, saves), (saves, LOADS)], ids=name
+        ("write", "other"), [(deletes, loads), (deletes, saves), (saves, loads)], ids=name
     )
     def test_what_a_finished_write_ended_never_shows_again(
         self, write: Any, other: Any, warm: bool
@@ -442,7 +446,7 @@ class TestACacheThatFails:
                     return failed[-1]
 
                 scene.cache.fails = fails
-                calls = [write(process), LOADS(process)]
+                calls = [write(process), loads(process)]
                 assert sorted(scene.play(calls, lambda number: 0)) == [0, 1]
                 lines = [line for line in caplog.records if line.levelno == logging.WARNING]
                 assert len(lines) == len(failed) - failed.count(0)
@@ -466,7 +470,7 @@ class TestACacheThatFails:
                 return failures[-1]
 
             scene.cache.fails = fails
-            assert len(list(scene.play([write(process), LOADS(process)], choose))) == 2
+            assert len(list(scene.play([write(process), loads(process)], choose))) == 2
             scene.cache.fails = lambda: 0
             assert process.load(KEY) == scene.store.load(KEY)
 

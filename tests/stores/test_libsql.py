@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from functools import partial
@@ -80,12 +80,24 @@ def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
+def patient(load: Callable[[], Record | None]) -> Record | None:
+    """What it gives, as soon as a server on a busy machine answers within its short timeout."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return load()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+
+
 def record(data: bytes = b"data", owner: bytes = b"", seconds: float = 600) -> Record:
     revision = int.from_bytes(os.urandom(8), "big") >> 1
     return Record(data, time.time() + seconds, revision, owner)
 
 
 class TestFile(FullRaces):
+    makes_backups = True
     expiry_resolution = 0
 
     @pytest.fixture
@@ -251,8 +263,9 @@ class TestFaultsOfServers:
         store.close()
 
     def test_a_paused_server_is_unavailable_within_the_timeout(self, server: Server) -> None:
+        with closing(LibSQLStore(url(server), timeout=20)) as slow:
+            slow.setup()
         store = LibSQLStore(url(server), timeout=0.5)
-        store.setup()
         server.pause()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{server.port}.*LOCATION"):
@@ -261,7 +274,7 @@ class TestFaultsOfServers:
             asyncio.run(store.acreate(KEY, record()))
         assert time.monotonic() - started < 10
         server.resume()
-        assert store.load(KEY) is None
+        assert patient(lambda: store.load(KEY)) is None
         store.close()
 
     def test_a_restart_between_two_requests_is_not_noticed(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from freezegun import freeze_time
 
 from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import Record, Store, StoreCorrupted, StoreUnavailable
 from django_kvsessions.stores.lmdb import LMDBStore
 from django_kvsessions.testing import MakeStore, StoreConformance
+from tests.support.servers import missing
 
 MIB = 1024 * 1024
 PATIENCE = 60.0
@@ -120,6 +124,7 @@ OpenStore = Callable[..., LMDBStore]
 
 
 class TestLMDBStore(StoreConformance):
+    makes_backups = True
     # Each write waits for the disk: fewer and larger ones.
     scan_records = 600
     scan_record_size = 16_000
@@ -187,7 +192,8 @@ class TestFiles:
         finally:
             os.umask(before)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-        assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600}
+        files = ("data.mdb", "lock.mdb", "writers.lock", ".gitignore")
+        assert modes == dict.fromkeys(files, 0o600)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     def test_the_space_of_what_expired_is_used_again(
@@ -283,6 +289,7 @@ class TestForks:
     def test_parent_and_child_go_on_while_threads_write(self, folder: Path) -> None:
         # In a process of its own, for the tests' may have threads that a fork leaves behind.
         code = """
+            # Python warns of a fork under threads, which is what is tested.
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
             store = LMDBStore(sys.argv[1], map_size=MIB)
@@ -312,6 +319,7 @@ class TestForks:
 
     def test_a_child_never_waits_for_a_thread_that_it_does_not_have(self, folder: Path) -> None:
         code = """
+            # Python warns of a fork under threads, which is what is tested.
             import warnings
             warnings.simplefilter("ignore", DeprecationWarning)
             # A thread that is interrupted where it holds the lock, as any may be.
@@ -386,7 +394,52 @@ class TestForks:
         assert output(code, folder) == "done"
 
 
+class TestWriters:
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+    def test_those_that_are_killed_leave_nobody_asleep(self, folder: Path) -> None:
+        """LMDB's own lock alone does so in one round of fifty (py-lmdb 3.0, Linux 6.18)."""
+        code = """
+            import random, signal
+            def write(times):
+                pid = os.fork()
+                if pid: return pid
+                store = LMDBStore(sys.argv[1], durability="process")
+                store.delete(key(1))
+                os.write(ready, b".")
+                while times:
+                    store.delete(key(1))
+                    times -= 1
+                os._exit(0)
+            wait, ready = os.pipe()
+            for _ in range(int(sys.argv[2])):
+                survivor, *others = [write(3000), write(-1), write(-1), write(-1)]
+                for _ in range(4): os.read(wait, 1)
+                time.sleep(random.uniform(0, 0.005))
+                for pid in others: os.kill(pid, signal.SIGKILL)
+                for pid in others: os.waitpid(pid, 0)
+                say(os.waitpid(survivor, 0)[1])
+        """
+        rounds = 100
+        with python(code, folder, rounds) as process:
+            printed, _ = process.communicate(timeout=5 * PATIENCE)
+        assert printed.split() == ["0"] * rounds
+
+
 class TestTheMap:
+    def test_opening_goes_on_where_another_process_grows_it_meanwhile(
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outcomes = [lmdb.MapResizedError("mdb_txn_begin"), lmdb.MapResizedError("mdb_txn_begin")]
+
+        def open_environment(*args: Any, **kwargs: Any) -> lmdb.Environment:
+            if outcomes:
+                raise outcomes.pop()
+            return lmdb.Environment(*args, **kwargs)
+
+        monkeypatch.setattr(lmdb, "open", open_environment)
+        assert open_store().create(key(1), record())
+        assert outcomes == []
+
     def test_it_grows_under_threads_that_read_and_write(
         self, open_store: OpenStore, folder: Path
     ) -> None:
@@ -457,7 +510,7 @@ class TestTheMap:
 
         def fill() -> None:
             nonlocal created
-            while store.create(key(created), record(b"x" * 20_000, life=2.0)):
+            while store.create(key(created), record(b"x" * 20_000, life=60.0)):
                 created += 1
 
         with pytest.raises(StoreUnavailable, match=r"full at 2097152.*max_map_size") as raised:
@@ -466,9 +519,9 @@ class TestTheMap:
         assert created > 50
         assert store.load(key(created)) is None
         assert store.delete(key(0)) is True
-        time.sleep(2.1)
-        assert sum(store.delete_expired()) == created - 1
-        assert store.create(key(created), record(b"x" * 20_000))
+        with freeze_time(timedelta(seconds=61), tick=True):
+            assert sum(store.delete_expired()) == created - 1
+            assert store.create(key(created), record(b"x" * 20_000))
 
 
 FILL = """
@@ -517,7 +570,7 @@ class TestAFullDisk:
             check=False,
         )
         if mounted.returncode:
-            pytest.skip("mounting a small file system takes root")
+            missing("mounting a small file system takes root")
         try:
             limited = """
                 ballast = sys.argv[1] + "-ballast"
@@ -702,7 +755,7 @@ class TestWhatIsNotOurs:
 
 
 class TestPermissions:
-    @pytest.mark.parametrize("what", ["parent", "data.mdb", "lock.mdb"])
+    @pytest.mark.parametrize("what", ["parent", "data.mdb", "lock.mdb", "writers.lock"])
     def test_a_missing_permission_is_named(self, folder: Path, what: str) -> None:
         code = """
             import tempfile
@@ -729,16 +782,16 @@ class TestPermissions:
             store.setup()
             store.close()
             folder.chmod(0o777)
-            for name in ("data.mdb", "lock.mdb"):
+            for name in ("data.mdb", "lock.mdb", "writers.lock"):
                 (folder / name).chmod(0o444 if name == what else 0o666)
-            cure = "give the folder and both files to the user the site runs as"
+            cure = "ive the folder and (both|its) files to the user the site runs as"
         try:
             said = output(code, folder)
         finally:
             folder.parent.chmod(0o755)
         assert said.startswith("StoreUnavailable")
         assert str(folder) in said
-        assert cure in said
+        assert re.search(cure, said)
 
 
 class TestSettings:

@@ -36,10 +36,10 @@ from django_kvsessions.stores.redis import RedisStore
 from django_kvsessions.testing import Cutting, MakeStore, Proxy, StoreConformance
 from django_kvsessions.testing.cuts import Cut
 from tests.support.outages import Outage, assert_restarts_are_not_noticed, killing, visiting
-from tests.support.servers import require_driver, serve
+from tests.support.servers import require_driver, serve, until
 from tests.support.servers_redis import cluster, redis, valkey
 from testservers import Server, free_port
-from testservers.redis import command, redis_server, valkey_server
+from testservers.redis import command, redis_server, says, valkey_server
 
 __all__ = ["cluster", "redis", "valkey"]
 
@@ -461,7 +461,7 @@ class TestFailover:
         for primary in serve(partial(redis_server, "--repl-diskless-sync-delay", "0")):
             replicates = ("--replicaof", f"127.0.0.1 {primary.port}")
             for replica in serve(partial(redis_server, *replicates)):
-                until(lambda: b"master_link_status:up" in command(replica.port, "INFO"))  # noqa: B023 (called at once)
+                until(partial(says, replica, "INFO", b"master_link_status:up"))
                 yield primary, replica
 
     def test_no_replica_answers_whatever_the_order(self, pair: tuple[Server, Server]) -> None:
@@ -499,13 +499,6 @@ class TestFailover:
         command(primary.port, f"REPLICAOF 127.0.0.1 {replica.port}")
         assert store.replace(KEY, record(b"new"))
         assert asyncio.run(store.areplace(KEY, record(b"newer")))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.servers
@@ -779,8 +772,8 @@ class TestServer:
                     assert "s3cretx" not in f"{raised.value} {raised.value.__cause__}"
                 store.close()
 
-    def test_the_acl_of_the_readme_is_enough(self) -> None:
-        rights = readme_acl()
+    def test_the_acl_of_the_documentation_is_enough(self) -> None:
+        rights = documented_acl()
         assert "+@all" not in rights
         for server in serve(partial(redis_server, "--requirepass", "admin", durable=True)):
             with driver.Redis(port=server.port, password="admin") as admin:
@@ -882,8 +875,8 @@ class RoundTrips(Cut):
         return super().answers(connection, size)
 
 
-def readme_acl() -> list[str]:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def documented_acl() -> list[str]:
+    text = (Path(__file__).parents[2] / "docs/stores/redis.md").read_text()
     [line] = re.findall(r"^ACL SETUSER (.*)$", text, re.MULTILINE)
     return [word for word in line.split() if word[0] in "~+"]
 

@@ -17,13 +17,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.redis import RedisStore
-from tests.support.servers import missing, serve
+from tests.support.servers import missing, serve, until
 from testservers import Missing, Server, free_port
 from testservers.redis import (
     cluster_node,
     command,
     form_cluster,
     redis_server,
+    says,
     sentinel_server,
     valkey_server,
 )
@@ -44,26 +45,20 @@ def record(data: bytes = b"data", owner: bytes = b"") -> Record:
     return Record(data, time.time() + 600, int.from_bytes(os.urandom(8), "big") >> 1, owner)
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def has_role(role: str, server: Server) -> bool:
     try:
-        return f"role:{role}".encode() in command(server.port, "INFO replication")
+        return says(server, "INFO replication", f"role:{role}".encode())
     except ConnectionError:
         # One that is told to follow another cuts its clients off.
         return False
 
 
 def follows(replica: Server, primary: Server) -> bool:
-    """Whether the replica has all that the primary has."""
+    """Whether the replica has all that the primary has, and both know of each other."""
     size = command(primary.port, "DBSIZE")
     return (
-        b"master_link_status:up" in command(replica.port, "INFO replication")
+        says(primary, "INFO replication", b"state=online")
+        and says(replica, "INFO replication", b"master_link_status:up")
         and command(replica.port, "DBSIZE") == size
     )
 
@@ -84,7 +79,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
     for primary in serve(partial(make, "--repl-diskless-sync-delay", "0", durable=True)):
         replicates = ("--replicaof", f"127.0.0.1 {primary.port}")
         for replica in serve(partial(make, *replicates, durable=True)):
-            until(lambda: follows(replica, primary))  # noqa: B023 (called at once)
+            until(partial(follows, replica, primary))
             yield primary, replica
 
 
@@ -210,7 +205,7 @@ class TestSentinel:
     def sentinel(self, pair: tuple[Server, Server]) -> Iterator[Server]:
         for sentinel in serve(partial(sentinel_server, pair[0], "mymaster")):
             # It has to hear of the replica before it can promote it.
-            until(lambda: b"slaves=1" in command(sentinel.port, "INFO sentinel"))  # noqa: B023 (called at once)
+            until(partial(says, sentinel, "INFO sentinel", b"slaves=1"))
             yield sentinel
 
     @pytest.fixture
@@ -374,7 +369,7 @@ class TestCluster:
         colour: str,
         record_property: Callable[[str, object], None],
     ) -> None:
-        store = RedisStore(url(nodes[0]), cluster=True, socket_timeout=1)
+        store = RedisStore(url(nodes[0]), cluster=True, socket_timeout=3)
         keys = [b"%032d" % number for number in range(60)]
         for key in keys:
             assert store.create(key, record(owner=b"a" * 16))
@@ -391,7 +386,8 @@ class TestCluster:
             seen = lost.answered
             until(lambda: lost.answered > seen + 10)
         assert (there.failed, there.absent, lost.absent) == (0, 0, 0)
-        assert there.slowest < 0.9
+        # Nobody has waited for the one that does not answer.
+        assert there.slowest < 2.7
         record_property("outage", round(lost.outage, 2))
         record_property("slowest", round(there.slowest, 3))
         assert {key for key, _ in store.scan()} == set(keys)

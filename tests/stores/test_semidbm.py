@@ -38,6 +38,7 @@ from django_kvsessions.stores.semidbm import (
     syncing,
 )
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance, wait_until
+from tests.support.servers import missing
 
 LATER = time.time() + 1e6
 
@@ -81,12 +82,16 @@ def held_by_semidbm(folder: Path) -> set[bytes]:
 
 
 class TestSemidbmStore(StoreConformance):
+    makes_backups = True
+
     @pytest.fixture
     def make_store(self, folder: Path) -> MakeStore:
         return partial(SemidbmStore, folder)
 
 
 class TestFullDurability(StoreConformance):
+    makes_backups = True
+
     # Writes wait for the disk, so they leave the event loop.
     @pytest.fixture
     def make_store(self, folder: Path) -> MakeStore:
@@ -94,7 +99,7 @@ class TestFullDurability(StoreConformance):
 
 
 class AlwaysCompacting(SemidbmStore):
-    """Compacts at every clean-up and whenever a write notices any garbage at all."""
+    """Compacts at every clean-up and whenever a write notices a little garbage."""
 
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         yield from super().delete_expired(batch_size=batch_size)
@@ -102,7 +107,7 @@ class AlwaysCompacting(SemidbmStore):
 
 
 def always_compacting(folder: Path) -> SemidbmStore:
-    generation.GARBAGE_FLOOR = 0
+    generation.SMALL_LOG = 20_000
     compaction.COMPACTION_PAUSE = 0.05
     succession.MOVE_BATCH = 5
     return AlwaysCompacting(folder)
@@ -114,11 +119,15 @@ class TestUnderStress(Processes):
     kill_processes = 4
     kill_threads = 2
     kills = 10
+    # Each compaction waits for the disk several times, and so do the writers.
+    patience = 240.0
+    # A compaction leaves out what has expired, and may leave the cleaner nothing.
+    removes_expired_itself = True
 
     @pytest.fixture
     def make_store(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
         # What ``always_compacting`` changes is put back after the test.
-        monkeypatch.setattr(generation, "GARBAGE_FLOOR", generation.GARBAGE_FLOOR)
+        monkeypatch.setattr(generation, "SMALL_LOG", generation.SMALL_LOG)
         monkeypatch.setattr(compaction, "COMPACTION_PAUSE", compaction.COMPACTION_PAUSE)
         monkeypatch.setattr(succession, "MOVE_BATCH", succession.MOVE_BATCH)
         return partial(always_compacting, folder)
@@ -172,8 +181,9 @@ def test_the_files_are_for_their_owner_only(folder: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_root_makes_belongs_to_the_owner_of_the_folder(folder: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root can give files away")
     folder.mkdir()
     os.chown(folder, 4242, 4343)
     store = SemidbmStore(folder)
@@ -507,7 +517,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mountpoint.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root; the quota above is tested everywhere")
+        missing("mounting a tmpfs needs root; the quota above is tested everywhere")
     yield mountpoint
     subprocess.run(["umount", "-l", str(mountpoint)], check=True)
 
@@ -635,7 +645,7 @@ def test_deletes_during_a_compaction_stay_deleted(
 def test_garbage_is_compacted_by_itself(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 10_000)
+    monkeypatch.setattr(generation, "SMALL_LOG", 10_000)
     reader = SemidbmStore(folder)
     store.create(key(1), record(1))
     for revision in range(2000):
@@ -644,8 +654,9 @@ def test_garbage_is_compacted_by_itself(
     deadline = time.monotonic() + 30
     while (folder / "data").stat().st_size > 60_000 and time.monotonic() < deadline:
         time.sleep(0.05)
-        store.replace(key(1), record(5))
+        store.replace(key(1), record(4))
     assert (folder / "data").stat().st_size <= 60_000
+    store.replace(key(1), record(5))
     assert store.load(key(1)) == reader.load(key(1)) == record(5)
     reader.close()
 
@@ -653,7 +664,9 @@ def test_garbage_is_compacted_by_itself(
 def test_clean_up_ends_with_a_compaction_where_it_pays(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "GARBAGE_FLOOR", 1000)
+    monkeypatch.setattr(generation, "SMALL_LOG", 1000)
+    # Not by itself before it.
+    monkeypatch.setattr(store._compaction, "soon", lambda: None)
     for number in range(1000):
         store.create(key(number), record(number, expires=LATER if number < 100 else 1.0))
     before = (folder / "data").stat().st_size
@@ -923,32 +936,34 @@ def test_at_interval_a_write_is_synced_within_a_second_and_not_by_the_writer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[float, float]] = []
-    sync, writer = os.fdatasync, threading.get_ident()
+    writer = threading.get_ident()
 
     def slow(descriptor: int) -> None:
         assert threading.get_ident() != writer
         if not is_of(folder, descriptor):
             return
         start = time.monotonic()
-        time.sleep(0.3)  # as on a disk that is busy
-        sync(descriptor)
+        time.sleep(0.3)  # As on a disk that is busy, and not as long as this one happens to take.
         synced.append((start, time.monotonic()))
 
     store = SemidbmStore(folder)
     store.create(key(0), record(0))
     monkeypatch.setattr(os, "fdatasync", slow)
     writes: list[float] = []
+    late = 0.0
     while len(writes) < 200:
         store.create(key(1 + len(writes)), record(1))
         writes.append(time.monotonic())
         time.sleep(0.01)
+        # How long a machine that has much else to do lets a thread wait for its turn.
+        late = max(late, time.monotonic() - writes[-1] - 0.01)
     wait_until(lambda: bool(synced) and synced[-1][0] > writes[-1], 10)
     waits = sorted(
         next(end for start, end in synced if start >= moment) - moment for moment in writes
     )
-    # With some patience for the threads of a machine that has much else to do.
-    assert waits[-1] < 1.5
-    assert waits[len(waits) * 9 // 10] < 1.2
+    # The thread that syncs takes turns like any other, some four of them.
+    assert waits[-1] < 1 + 4 * late
+    assert waits[len(waits) * 9 // 10] < 1 + 2 * late
     # And not all the time.
     assert len(synced) <= 2 + (synced[-1][1] - writes[0]) / 0.5
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import django
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 
@@ -63,9 +65,15 @@ def add_database(alias: str, database: dict[str, Any]) -> None:
 
 def remove_databases() -> None:
     """Those that were added: Django's checks would ask them, with their servers gone."""
+    _forget_connections()
+    # The views of async tests run in a thread that outlives them.
+    asyncio.run(sync_to_async(_forget_connections)())
     while _added:
-        alias = _added.pop()
-        del connections.settings[alias]
+        del connections.settings[_added.pop()]
+
+
+def _forget_connections() -> None:
+    for alias in _added:
         with suppress(AttributeError):
             del connections[alias]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ import pytest
 
 from testservers import Missing, Server
 
-__all__ = ["missing", "require_driver", "serve"]
+__all__ = ["missing", "require_driver", "serve", "until"]
 
 
 def missing(reason: object) -> NoReturn:
@@ -37,3 +38,11 @@ def serve(make: Callable[[], Server]) -> Iterator[Server]:
         missing(reason)
     with server:
         yield server
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for it, for as long as a server on a busy machine may need."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

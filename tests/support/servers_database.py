@@ -43,8 +43,12 @@ def mariadb() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def databases(django_db_blocker: Any) -> Iterator[None]:
-    """The databases of these tests may be used, and their connections end with the test."""
+def databases(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """The databases of these tests may be used, and their connections end with the test.
+
+    Django's own test database is set up before: a thread that stays must not have
+    a connection to what was there instead.
+    """
     with django_db_blocker.unblock():
         yield
         connections.close_all()

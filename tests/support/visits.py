@@ -1,26 +1,37 @@
-"""Visitors with counters, while some of the store's answers are lost on their way."""
+"""Visitors with counters, while some of the store's answers are lost on their way.
+
+By hand, for as long as you like: ``python -m tests.support.visits redis --seconds 600``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
+import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import django
+from django.conf import settings
 from django.test import override_settings
 
 from django_kvsessions.colours import Colour, awaiting, blocking, run
 from django_kvsessions.engine import SessionStore
+from django_kvsessions.stores import stores
 from django_kvsessions.stores.base import StoreUnavailable
 from django_kvsessions.testing import Proxy
+from testservers.registry import STORES, running
 
-__all__ = ["SECONDS", "Visits", "assert_lost_answers_log_nobody_out"]
+__all__ = ["Visits", "assert_lost_answers_log_nobody_out"]
 
-#: How long they come. By hand: KVSESSIONS_CUTS_SECONDS=600.
-SECONDS = float(os.environ.get("KVSESSIONS_CUTS_SECONDS", "2"))
+#: How long they come.
+SECONDS = 2.0
 
 
 @dataclass
@@ -160,3 +171,37 @@ async def move(call: Colour, key: str, visits: Visits, until: float) -> None:
             visits.moves += 1
         # Which of the two ids it has is for the engine to say.
         key = session.session_key or key
+
+
+def visit_by_hand(name: str, seconds: float) -> None:
+    """Print what came of it, for a store of the registry that has a server."""
+    proxies: list[Proxy] = []
+
+    @contextmanager
+    def through(port: int) -> Iterator[int]:
+        with Proxy(("127.0.0.1", port)) as proxy:
+            proxies.append(proxy)
+            yield proxy.port
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(name, Path(folder), through) as (store, database),
+    ):
+        if database is not None:
+            settings.DATABASES = {"default": database}
+        django.setup()
+        with override_settings(SESSION_STORES={"default": store}):
+            stores["default"].setup()
+        visits = assert_lost_answers_log_nobody_out(proxies[0], store, seconds=seconds)
+        with override_settings(SESSION_STORES={"default": store}):
+            stores.close_all()
+    print(name, visits)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    parser = argparse.ArgumentParser(description="Count through a store that loses answers.")
+    parser.add_argument("store", choices=[name for name in STORES if STORES[name].server])
+    parser.add_argument("--seconds", type=float, default=60)
+    arguments = parser.parse_args()
+    visit_by_hand(arguments.store, arguments.seconds)

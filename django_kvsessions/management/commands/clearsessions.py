@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.conf import settings
@@ -19,7 +17,7 @@ from django.db import close_old_connections
 from tqdm import tqdm
 
 from django_kvsessions.checks import uses_engine
-from django_kvsessions.management.base import StoreCommand
+from django_kvsessions.management.base import StopSignals, StoreCommand
 from django_kvsessions.stores.base import Store
 
 logger = logging.getLogger("django_kvsessions")
@@ -175,37 +173,6 @@ class Command(StoreCommand):
             self.stdout.write(line)
             # A pipe to a journal would otherwise show it hours later.
             self.stdout.flush()
-
-
-class StopSignals:
-    """Takes SIGTERM and SIGINT as a wish to stop: a wait ends at once, work goes on."""
-
-    def __init__(self) -> None:
-        self.received = False
-        # put() may interrupt a get() of the same thread; Event.set() could deadlock there.
-        self._queue: SimpleQueue[int] = SimpleQueue()
-
-    def __enter__(self) -> None:
-        self._former = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-    def _receive(self, number: int, frame: object) -> None:
-        self.received = True
-        self._queue.put(number)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether a signal came, within so many seconds or before."""
-        try:
-            self._queue.get(timeout=seconds)
-        except Empty:
-            return False
-        return True
 
 
 def sessions(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -19,16 +20,20 @@ from django_kvsessions.stores.base import (
     StoreUnavailable,
     now,
 )
+from django_kvsessions.stores.database import backups, upkeep
 from django_kvsessions.stores.database import schema as tables
-from django_kvsessions.stores.database import upkeep
 from django_kvsessions.stores.database.client import Client
 from django_kvsessions.stores.database.rows import Rows
 from django_kvsessions.stores.database.table import DEFAULT_TABLE, Table
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 
 __all__ = ["DatabaseStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: So many expired rows are what nobody removes.
+MANY_EXPIRED = 100_000
 
 
 class DatabaseStore(Store):
@@ -52,6 +57,8 @@ class DatabaseStore(Store):
 
     The clocks of the web servers decide what has expired, so keep them in step.
     """
+
+    backed_up_by = "use the database's own means, such as pg_dump --table or mysqldump"
 
     def __init__(
         self,
@@ -168,6 +175,20 @@ class DatabaseStore(Store):
         """``size`` is that of the table and its indexes; ``None`` on SQLite and Oracle."""
         return self._client.read(partial(upkeep.stats, table=self._table))
 
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Of the table in an SQLite file. Without WAL mode, writers wait meanwhile."""
+        if not backups.is_copied(self._client.connection):
+            super().backup(folder)
+        with whole_folder(folder) as temporary:
+            path = os.path.join(temporary, backups.COPY)
+            self._client.read(partial(backups.copy_table, table=self._table, path=path))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        if not backups.is_copied(self._client.connection):
+            super().scan_backup(folder)
+        path = copy_in(folder, backups.COPY)
+        return backups.scan_copy(self._client.connection, self._table.name, path)
+
     def close(self) -> None:
         """Nothing: the connections are Django's, which ends them with the request."""
 
@@ -213,6 +234,16 @@ class DatabaseStore(Store):
                     f"{', '.join(lacks)}.",
                     hint="Name another in OPTIONS['table'].",
                     id="kvsessions.E132",
+                )
+            ]
+        count = MANY_EXPIRED
+        if self._client.read(partial(upkeep.has_expired, table=self._table, count=count)):
+            return [
+                checks.Warning(
+                    f"{where} in DATABASES[{self.alias!r}] has {count:,} expired rows or more: "
+                    "nobody cleans it up.",
+                    hint="Run manage.py clearsessions from cron, or set SESSION_AUTO_CLEAN = True.",
+                    id="kvsessions.W133",
                 )
             ]
         return []

@@ -93,6 +93,8 @@ class Table:
         count = f"SELECT COUNT(*) FROM {self.quoted} WHERE {expires}"
         self.count_live, self.count_expired = f"{count} > %s", f"{count} <= %s"
 
+        self.first_expiry = f"SELECT MIN({expires}) FROM {self.quoted}"
+
         self.expired = f"SELECT {key} FROM {self.quoted} WHERE {expires} <= %s ORDER BY {expires}"
         self.remove = f"DELETE FROM {self.quoted} WHERE {expires} <= %s AND {key}"
         self.blob = blob

@@ -9,7 +9,7 @@ from django_kvsessions.stores.base import StoreStats, now
 from django_kvsessions.stores.database.client import undoable
 from django_kvsessions.stores.database.table import Table
 
-__all__ = ["delete_expired", "stats"]
+__all__ = ["delete_expired", "has_expired", "stats"]
 
 
 def delete_expired(
@@ -41,6 +41,14 @@ def delete_expired(
         return int(cursor.rowcount)
 
 
+def has_expired(connection: BaseDatabaseWrapper, *, table: Table, count: int) -> bool:
+    """Whether so many rows have expired; looks at no more of them."""
+    limit = connection.ops.limit_offset_sql(count - 1, count)
+    with connection.cursor() as cursor:
+        cursor.execute(f"{table.expired} {limit}", (now(),))
+        return cursor.fetchone() is not None
+
+
 def stats(connection: BaseDatabaseWrapper, *, table: Table) -> StoreStats:
     moment = now()
     with connection.cursor() as cursor:
@@ -62,4 +70,6 @@ def stats(connection: BaseDatabaseWrapper, *, table: Table) -> StoreStats:
                 table.schema,
                 table.name,
             )
-    return StoreStats(live, expired, size)
+        cursor.execute(table.first_expiry)
+        (oldest,) = cursor.fetchone()
+    return StoreStats(live, expired, size, oldest=oldest)

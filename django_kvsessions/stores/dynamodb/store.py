@@ -43,6 +43,8 @@ class DynamoDBStore(Store):
     The clocks of the web servers decide what has expired, so keep them in step.
     """
 
+    backed_up_by = "use the service's backups or point-in-time recovery"
+
     def __init__(
         self,
         location: str | None = None,

@@ -26,6 +26,7 @@ ATTEMPTS = 3
 
 T = TypeVar("T")
 Snapshot: TypeAlias = "firestore.DocumentSnapshot[firestore.DocumentReference]"
+#: Of a document, by their names.
 Fields: TypeAlias = dict[str, Any]
 #: Of either colour: an async one has the same methods.
 Query: TypeAlias = Any

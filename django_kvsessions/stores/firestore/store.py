@@ -47,6 +47,8 @@ class FirestoreStore(PagedStore["DocumentReference"]):
     The clocks of the web servers decide what has expired, so keep them in step.
     """
 
+    backed_up_by = "use `gcloud firestore export` or the service's scheduled backups"
+
     def __init__(
         self,
         location: str = "django_kvsessions",

@@ -37,6 +37,8 @@ class Database(Protocol):
 
     #: For messages; it tells no secret.
     name: str
+    #: Of the file; ``None`` for a server.
+    path: str | None
 
     def execute(self, sql: str, values: Sequence[Value]) -> Result: ...
 

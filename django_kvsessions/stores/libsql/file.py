@@ -23,6 +23,7 @@ class File:
 
     def __init__(self, path: str, synchronous: str) -> None:
         self.name = f"The libSQL file {path}"
+        self.path: str | None = path
         self._path = path
         self._synchronous = synchronous
         self._opened = threading.local()

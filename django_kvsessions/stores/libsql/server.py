@@ -21,6 +21,7 @@ class Server:
 
     def __init__(self, url: str, token: str | None, timeout: float, ca_certs: str | None) -> None:
         self.name = f"libSQL at {url}"
+        self.path: str | None = None
         # sqld sends what it compresses in pieces of 64 bytes, which take longer to put together.
         headers = {"Accept-Encoding": "identity"}
         if token is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_kvsessions.colours import Colour
+from django_kvsessions.colours import Colour, blocking, run
 from django_kvsessions.stores import options
 from django_kvsessions.stores.base import (
     Record,
@@ -23,6 +25,7 @@ from django_kvsessions.stores.libsql.database import Failed, Lost, Row, Value
 from django_kvsessions.stores.libsql.rows import from_row, revision_value, time_value, to_values
 from django_kvsessions.stores.libsql.table import statements
 from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 from django_kvsessions.stores.process.pauses import pause
 
 __all__ = ["LibSQLStore"]
@@ -31,6 +34,8 @@ __all__ = ["LibSQLStore"]
 # JSON takes several times that in memory.
 _ROWS = 200
 _BYTES = 64 * 1024
+#: The file that a copy is.
+_COPY = "sessions.db"
 
 
 class Answer(NamedTuple):
@@ -52,6 +57,8 @@ class LibSQLStore(PagedStore[bytes]):
     process; on a server it does not. The clocks of the web servers decide what
     has expired, so keep them in step.
     """
+
+    backed_up_by = "have the server's own backups, such as sqld's snapshots or Turso's branches"
 
     def __init__(
         self,
@@ -82,6 +89,8 @@ class LibSQLStore(PagedStore[bytes]):
         self._database = client.database(
             os.fspath(location), auth_token, ca_certs, timeout, durability
         )
+        self.is_cleaned_by_default = self._database.path is not None
+        self.has_server = "://" in os.fspath(location)
         self._table = table
         self._sql = statements(table)
 
@@ -153,6 +162,23 @@ class LibSQLStore(PagedStore[bytes]):
         answer = await self._execute(call, "stats", time_value(now()), time_value(now()))
         return StoreStats(*answer.rows[0])
 
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Of a file, as one statement of the engine's: the driver stops the other threads of
+        this process meanwhile, so leave it to one of its own, such as the command."""
+        if self._database.path is None:
+            super().backup(folder)
+        with whole_folder(folder) as temporary:
+            path = os.path.join(temporary, _COPY)
+            # The driver takes no text as a value.
+            quoted = path.replace("'", "''")
+            run(self._run(blocking, f"VACUUM INTO '{quoted}'", (), again=False))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        if self._database.path is None:
+            super().scan_backup(folder)
+        with closing(LibSQLStore(copy_in(folder, _COPY), table=self._table)) as copy:
+            yield from copy.scan()
+
     def close(self) -> None:
         self._database.close()
 
@@ -160,6 +186,12 @@ class LibSQLStore(PagedStore[bytes]):
         await self._database.aclose()
 
     async def _execute(self, call: Colour, name: str, *values: Value, again: bool = True) -> Answer:
+        """As ``_run``, of a statement on the table."""
+        return await self._run(call, self._sql[name], values, again=again)
+
+    async def _run(
+        self, call: Colour, sql: str, values: tuple[Value, ...], *, again: bool
+    ) -> Answer:
         """The answer to a statement, which waits for locks and is sent once more where one is lost.
 
         One that may not be carried out ``again`` is not; it then seems to have done nothing.
@@ -169,7 +201,7 @@ class LibSQLStore(PagedStore[bytes]):
         while True:
             try:
                 rows, changed = await call(
-                    self._database.execute, self._database.aexecute, self._sql[name], values
+                    self._database.execute, self._database.aexecute, sql, values
                 )
                 return Answer(rows, changed, was_lost)
             except Lost as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -13,9 +14,12 @@ from django_kvsessions.stores.base import StoreError, StoreUnavailable
 from django_kvsessions.stores.lmdb.errors import explained
 from django_kvsessions.stores.lmdb.gate import Gate
 from django_kvsessions.stores.lmdb.table import Databases, open_databases
+from django_kvsessions.stores.process.locks import FileLock, fcntl, keep_out_of_git
 
 if TYPE_CHECKING:
     import lmdb
+
+    from django_kvsessions.stores.lmdb.table import Transaction
 
 __all__ = ["DURABILITY", "Environment", "Options", "check_contents"]
 
@@ -28,7 +32,7 @@ DURABILITY: dict[str, dict[str, bool]] = {
     "full": {},
     "process": {"sync": False},
 }
-FILES = {"data.mdb", "lock.mdb"}
+FILES = {"data.mdb", "lock.mdb", "writers.lock"}
 
 
 class Options(NamedTuple):
@@ -70,6 +74,10 @@ class Environment:
         self._opened: tuple[lmdb.Environment, Databases] | None = None
         # Alone in it, the environment changes.
         self._gate = Gate()
+        # LMDB has a lock for writers. But a process that is killed when it has just been told
+        # that it is free takes the word along, and others that wait sleep on. With this one
+        # taken first, which the system hands on, nobody waits for that.
+        self._writers = FileLock(os.path.join(path, "writers.lock"))
 
     def read(self, work: Callable[..., T], *args: object) -> T:
         """``work(transaction, databases, *args)`` in a read transaction."""
@@ -81,6 +89,26 @@ class Environment:
         with self._gate.writing:
             result: T = self._repeat(self._write, work, args)
             return result
+
+    def copy(self, path: str) -> None:
+        """LMDB's own copy, into a new file: one long read, whose pages are not reused meanwhile.
+
+        ``OSError`` where it cannot be written.
+        """
+
+        def copy(txn: Transaction, databases: Databases) -> None:
+            assert self._opened is not None
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                self._opened[0].copyfd(descriptor, compact=True)
+            except self.driver.MapResizedError:
+                raise
+            except self.driver.Error as error:
+                raise OSError(str(error)) from error
+            finally:
+                os.close(descriptor)
+
+        self.read(copy)
 
     def clear_dead_readers(self) -> None:
         """Give back the slots, and the pages, that killed processes held."""
@@ -142,8 +170,27 @@ class Environment:
 
     def _write(self, work: Callable[..., T], args: tuple[object, ...]) -> T:
         environment, databases = self._open()
-        with environment.begin(write=True) as txn:
+        with self._turn(), environment.begin(write=True) as txn:
             return work(txn, databases, *args)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the one process that writes. With the right to write."""
+        # Windows has no flock, and no such lock of LMDB's.
+        if fcntl is None:
+            yield
+            return
+        try:
+            self._writers.acquire()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._writers.path} cannot be locked: {error.strerror}. "
+                "Give the folder and its files to the user the site runs as."
+            ) from error
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     def _clear_dead_readers(self) -> None:
         self._open()[0].reader_check()
@@ -166,6 +213,7 @@ class Environment:
                     raise
 
     def _let_go(self) -> None:
+        self._writers.close()
         if self._opened is not None:
             self._opened[0].close()
             self._opened = None
@@ -176,7 +224,22 @@ class Environment:
             if self._opened is None:
                 check_contents(self.path)
                 self._make_folder()
-                environment = self.driver.open(
+                with self._turn():
+                    environment = self._environment()
+                    try:
+                        environment.reader_check()
+                        self._opened = environment, self._databases(environment)
+                    except BaseException:
+                        environment.close()
+                        raise
+            return self._opened
+
+    def _environment(self) -> lmdb.Environment:
+        while True:
+            # The driver begins a transaction too, and another process may have grown the map
+            # since the file was opened.
+            with suppress(self.driver.MapResizedError):
+                environment: lmdb.Environment = self.driver.open(
                     self.path,
                     mode=0o600,
                     map_size=self.options.map_size,
@@ -184,18 +247,14 @@ class Environment:
                     max_dbs=len(Databases._fields),
                     **DURABILITY[self.options.durability],
                 )
-                try:
-                    environment.reader_check()
-                    self._opened = environment, self._databases(environment)
-                except BaseException:
-                    environment.close()
-                    raise
-            return self._opened
+                return environment
 
     def _make_folder(self) -> None:
         try:
             # LMDB would give the folder the mode of its files.
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self.path):
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                keep_out_of_git(self.path)
         except OSError as error:
             raise StoreUnavailable(
                 f"The folder {self.path} cannot be made: {error.strerror}. "

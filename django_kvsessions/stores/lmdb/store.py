@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -22,6 +23,7 @@ from django_kvsessions.stores.base import (
 from django_kvsessions.stores.lmdb import table
 from django_kvsessions.stores.lmdb.client import DURABILITY, Options, check_contents
 from django_kvsessions.stores.lmdb.folder import shared_folder
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 
 if TYPE_CHECKING:
     from django_kvsessions.stores.lmdb.table import Databases, Transaction
@@ -47,6 +49,7 @@ class LMDBStore(Store):
     while a process has it open.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(
@@ -248,7 +251,18 @@ class LMDBStore(Store):
             expired += count
             count, start = environment.read(count_some, start)
         size = os.stat(os.path.join(self._folder.path, "data.mdb")).st_size
-        return StoreStats(live=max(entries - expired, 0), expired=expired, size=size)
+        oldest = environment.read(table.first_expiry)
+        return StoreStats(max(entries - expired, 0), expired, size, oldest=oldest)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Writers go on; where the map has to grow, those of this process wait."""
+        with whole_folder(folder, own=self._folder.path) as temporary:
+            self._folder.environment.copy(os.path.join(temporary, "data.mdb"))
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        copy_in(folder, "data.mdb")
+        with closing(LMDBStore(folder)) as copy:
+            yield from copy.scan()
 
     def close(self) -> None:
         """Close the file for every store of this process on this folder; a use reopens it."""

@@ -23,6 +23,7 @@ __all__ = [
     "LARGEST_RECORD",
     "Databases",
     "expiry_key",
+    "first_expiry",
     "last_expired",
     "load",
     "open_databases",
@@ -65,6 +66,11 @@ def open_databases(environment: lmdb.Environment, path: str) -> Databases:
         if layout is None:
             txn.put(MARKER, LAYOUT)
         return databases
+
+
+def first_expiry(txn: Transaction, dbs: Databases) -> float | None:
+    with txn.cursor(dbs.expiry) as index:
+        return _EXPIRY.unpack_from(index.key())[0] if index.first() else None
 
 
 def load(txn: Transaction, dbs: Databases, key: bytes) -> Record | None:

@@ -48,6 +48,8 @@ class MongoDBStore(PagedStore[bytes]):
     The clocks of the web servers decide what has expired, so keep them in step.
     """
 
+    backed_up_by = "use mongodump on its collection"
+
     def __init__(
         self,
         location: str | None = None,

@@ -25,6 +25,7 @@ class Clients(Generic[C, A]):
     """One client for the threads of a process, and one for each event loop, made at first use."""
 
     def __init__(self, make: Callable[[], C], make_async: Callable[[], A] | None) -> None:
+        """``make_async``: ``None`` where no event loop is to have one, and ``aget`` is not used."""
         self._make = make
         self._make_async = make_async
         self._begin()

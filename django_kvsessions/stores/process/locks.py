@@ -20,6 +20,7 @@ __all__ = [
     "FileLock",
     "LockTimeout",
     "fcntl",
+    "keep_out_of_git",
     "make_folder",
     "open_private",
     "sync_folder",
@@ -45,6 +46,18 @@ def make_folder(path: str) -> None:
             return
         # Files that root makes for a web server would be closed to it.
         _give_to_owner_of(os.path.dirname(path), path)
+        keep_out_of_git(path)
+
+
+def keep_out_of_git(path: str) -> None:
+    """Let no commit take along what is in a folder that was made for sessions."""
+    # It is a courtesy, without which the store works as well.
+    with suppress(OSError):
+        descriptor = open_private(os.path.join(path, ".gitignore"), os.O_WRONLY)
+        try:
+            os.write(descriptor, b"*\n")
+        finally:
+            os.close(descriptor)
 
 
 def open_private(path: str, flags: int) -> int:
@@ -130,8 +143,8 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def acquire(self, timeout: float) -> None:
-        """Wait for the lock up to ``timeout`` seconds, then raise ``LockTimeout``.
+    def acquire(self, timeout: float | None = None) -> None:
+        """Wait for the lock, up to ``timeout`` seconds where given: then ``LockTimeout``.
 
         What else is raised leaves it free.
         """
@@ -144,7 +157,8 @@ class FileLock:
             self.close()
             raise
 
-    def _acquire(self, timeout: float) -> None:
+    def _acquire(self, timeout: float | None) -> None:
+        how = fcntl.LOCK_EX if timeout is None else fcntl.LOCK_EX | fcntl.LOCK_NB
         deadline = None
         pause = 0.00005
         for attempt in count():
@@ -152,8 +166,9 @@ class FileLock:
                 self._open()
             assert self._descriptor is not None
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, how)
             except BlockingIOError:
+                assert timeout is not None
                 if self._is_removed():
                     self.close()
                     continue

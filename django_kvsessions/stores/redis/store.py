@@ -57,6 +57,8 @@ class RedisStore(PagedStore[Rest]):
     The clocks of the web servers decide what has expired, so keep them in step.
     """
 
+    backed_up_by = "use the server's own means, such as BGSAVE and a copy of its dump.rdb"
+
     def __init__(
         self,
         location: str | Sequence[str] | None = None,

@@ -119,8 +119,8 @@ class Wire:
             )
         if isinstance(error, of.DENIED):
             return StoreUnavailable(
-                f"{where} denies the user a command or a key; the README has the ACL that the "
-                f"store needs: {text}"
+                f"{where} denies the user a command or a key; the documentation has the ACL that "
+                f"the store needs: {text}"
             )
         if isinstance(error, of.PASSWORD):
             return StoreUnavailable(

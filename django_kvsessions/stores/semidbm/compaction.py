@@ -62,9 +62,16 @@ class Compaction:
         try:
             if self._journal.current().needs_compaction():
                 self.run()
+            else:
+                # It says itself from which size on to look again.
+                self._next = 0.0
         except Exception:
             path = self._journal.data_path
-            logger.exception("Compacting %s failed; it will be tried again.", path)
+            logger.exception(
+                "Compacting %s failed; it will be tried again. Likely causes, in order: its disk "
+                "has no room for the sessions once more, or the folder is not writable.",
+                path,
+            )
 
     def run(self) -> bool:
         """``False`` where one is under way already."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 
-from django_kvsessions.stores.base import Record
+from django_kvsessions.stores.base import Record, StoreStats
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.log import LogFile
 
-#: Garbage up to this many bytes is never worth a compaction.
-GARBAGE_FLOOR = 4 * 1024 * 1024
+#: A log of up to this many bytes is never worth a compaction.
+SMALL_LOG = 4 * 1024 * 1024
+#: One that has more than so many times its live bytes is.
+WORTH = 1.75
+#: What a log may grow by, in parts of its live bytes, until they are counted again. With the
+#: above it keeps a log within twice of them, and costs a write less than parsing its record.
+GROWTH = 8
 #: How many revisions a process keeps in mind.
 SEEN_LATELY = 1000
 NOT_SEEN = (0, -1)
@@ -54,7 +59,7 @@ class Generation:
         self.damaged = False
         self.moved = (0, 0)
         #: Up to this size of the log a compaction cannot be worth it.
-        self.compact_from = GARBAGE_FLOOR
+        self.compact_from = SMALL_LOG
 
     def successor(self, log: LogFile, copied_end: int, end: int) -> Generation:
         """The same records, going on from ``end`` in another file.
@@ -77,13 +82,20 @@ class Generation:
     def may_need_compaction(self) -> bool:
         return self.damaged or self.end > self.compact_from
 
-    def needs_compaction(self) -> bool:
-        """Whether garbage exceeds the live bytes by GARBAGE_FLOOR. Looks at every entry."""
-        if not self.may_need_compaction:
+    def needs_compaction(self, *, anew: bool = False) -> bool:
+        """Whether garbage, and what has expired, is worth it. Looks at every entry.
+
+        ``anew``: also where the log has not grown much since it was looked at last.
+        """
+        if not (anew or self.may_need_compaction):
             return False
-        live = sum(map(record_bytes, list(self.index.values())))
-        self.compact_from = 2 * live + GARBAGE_FLOOR
-        return self.may_need_compaction
+        limit = live_from()
+        live = sum(record_bytes(entry) for entry in list(self.index.values()) if entry >= limit)
+        bound = max(SMALL_LOG, int(WORTH * live))
+        if self.damaged or self.end > bound:
+            return True
+        self.compact_from = max(bound, self.end + live // GROWTH)
+        return False
 
     def parse(self, stop: int) -> None:
         """Take in what the log has up to ``stop`` or the first bytes that do not verify."""
@@ -115,6 +127,12 @@ class Generation:
         size = entry >> SIZE_SHIFT & SIZE_MASK
         expiry = entry >> EXPIRY_SHIFT << EXPIRY_SHIFT
         return expiry | start << START_SHIFT | size << SIZE_SHIFT | self.flag
+
+    def stats(self) -> StoreStats:
+        entries, limit = list(self.index.values()), live_from()
+        live = sum(entry >= limit for entry in entries)
+        oldest = (min(entries) >> EXPIRY_SHIFT) / 1_000_000 if entries else None
+        return StoreStats(live, len(entries) - live, self.end, oldest=oldest)
 
     def load(self, key: bytes) -> Record | None:
         """A live record, as of now. ``Unreadable`` where it is not what the index says."""
@@ -155,13 +173,3 @@ class Generation:
             # It moved just now, and is found in its new place.
             return self.revision(key)
         return logfile.read_revision(log, (entry & PLACE_MASK) >> START_SHIFT)
-
-    def owner(self, key: bytes) -> bytes:
-        """The owner of a live record, without reading its data; empty where it is gone."""
-        entry = self.live(key)
-        if entry is None:
-            return b""
-        log = self.logs[entry & 1]
-        if log is None:
-            return self.owner(key)
-        return logfile.read_owner(log, (entry & PLACE_MASK) >> START_SHIFT)

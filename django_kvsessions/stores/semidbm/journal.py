@@ -263,7 +263,9 @@ class Journal:
                 return generation.load(key)
             except Unreadable:
                 security_log.error(
-                    "A session record in %s is damaged and reads as no session.", self.data_path
+                    "A session record in %s is damaged and reads as no session. Likely causes, in "
+                    "order: a failing disk, or another program that wrote to the file.",
+                    self.data_path,
                 )
                 generation.index.pop(key)
                 generation.damaged = True

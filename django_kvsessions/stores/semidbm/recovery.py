@@ -19,7 +19,7 @@ from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.generation import Generation
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["is_at_the_end", "note_synced", "repair", "set_aside"]
+__all__ = ["is_at_the_end", "note_synced", "quarantined", "repair", "set_aside"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -75,7 +75,9 @@ def repair(generation: Generation, folder: str) -> None:
         if found is None:
             break
         logger.error(
-            "The log in %s is damaged from byte %d to %d; the records behind are kept.",
+            "The log in %s is damaged from byte %d to %d; the records behind are kept. Likely "
+            "causes, in order: a power cut, a failing disk, another program that wrote to the "
+            "file. Nothing is to be done, unless it happens again: then check the disk.",
             folder,
             generation.end,
             found,
@@ -134,6 +136,20 @@ def _write_again(generation: Generation, key: bytes) -> None:
         generation.end += len(data)
 
 
+def quarantined(folder: str) -> Iterator[str]:
+    """A sentence where bytes were set aside."""
+    path = os.path.join(folder, "quarantine")
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return
+    if size:
+        yield (
+            f"{path} has {size} bytes that did not verify, as after a power cut or on a failing "
+            "disk: look at the log of that time and at the disk, then remove the file."
+        )
+
+
 def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
     """Copy bytes that do not verify to the quarantine file."""
     path = os.path.join(folder, "quarantine")
@@ -141,7 +157,8 @@ def set_aside(log: LogFile, start: int, stop: int, folder: str) -> None:
         for position in range(start, stop, 1024 * 1024):
             file.write(log.read(min(1024 * 1024, stop - position), position))
     logger.warning(
-        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s.",
+        "%d bytes at %d of the log do not verify, as after a crash; set aside in %s, which may be "
+        "removed when it was looked at.",
         stop - start,
         start,
         path,

@@ -27,11 +27,14 @@ from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
+from django_kvsessions.stores.semidbm import backups
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation, Unreadable, live_from
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
+from django_kvsessions.stores.semidbm.owners import Owners
+from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.succession import batches
 from django_kvsessions.stores.semidbm.syncing import Syncer
 
@@ -57,6 +60,7 @@ class SemidbmStore(Store):
     ``max_record_size``: bytes, up to 16 MiB.
     """
 
+    is_cleaned_by_default = True
     location_is_folder = True
 
     def __init__(
@@ -82,13 +86,14 @@ class SemidbmStore(Store):
         # With "full" a write waits for the disk.
         self.is_nonblocking = durability != "full"
         self._journal = Journal(self.path, lock_timeout)
-        self._work_in_background()
+        self._begin()
         forks.renew(self._after_fork)
         _instances.add(self)
 
-    def _work_in_background(self) -> None:
+    def _begin(self) -> None:
         self._syncer = Syncer(self._journal)
         self._compaction = Compaction(self._journal)
+        self._owners = Owners()
 
     # The contract
 
@@ -173,44 +178,50 @@ class SemidbmStore(Store):
         """Looks at every entry of the index, and compacts the log where that pays."""
         for keys in batches(self._expired_keys(), batch_size):
             yield self._delete_still_expired(keys)
-        if self._current().needs_compaction():
+        # What has expired since may be most of the log.
+        if self._current().needs_compaction(anew=True):
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
         for key in list(self._current().index):
-            record = self.load(key)
-            if record is not None:
+            if (record := self.load(key)) is not None:
                 yield key, record
 
     def scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        """Reads the head of every record, and the data of the owner's."""
+        """The first call in a process reads the log, later ones what was appended since.
+
+        From then on the process keeps about 40 bytes in memory for each record.
+        """
         self.check_owner(owner)
         return self._scan_owner(owner)
 
     def _scan_owner(self, owner: bytes) -> Iterator[tuple[bytes, Record]]:
-        for key in list(self._current().index):
-            if self._owner(key) == owner:
-                record = self.load(key)
-                if record is not None and record.owner == owner:
-                    yield key, record
+        for key in self._keys_of(owner):
+            if (record := self.load(key)) is not None and record.owner == owner:
+                yield key, record
 
     @reports_os_errors
     def setup(self) -> None:
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        generation = self._current()
-        limit = live_from()
-        entries = list(generation.index.values())
-        live = sum(entry >= limit for entry in entries)
-        return StoreStats(live=live, expired=len(entries) - live, size=generation.end)
+        return self._current().stats()
+
+    def faults(self) -> Iterator[str]:
+        return quarantined(self.path)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Waits for nobody. A plain copy of the folder opens too."""
+        backups.copy_log(self._journal, self.compact, folder)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        backups.check_copy(folder)
+        with contextlib.closing(SemidbmStore(folder)) as copy:
+            yield from copy.scan()
 
     @reports_os_errors
     def compact(self) -> bool:
-        """Rewrite the log without its garbage; ``False`` where that is under way already.
-
-        Readers and writers go on meanwhile.
-        """
+        """Rewrite the log without its garbage, beside others; ``False`` where it is under way."""
         return self._compaction.run()
 
     @reports_os_errors
@@ -241,12 +252,11 @@ class SemidbmStore(Store):
         return self._journal.current()
 
     @reports_os_errors
-    def _owner(self, key: bytes) -> bytes:
-        return self._journal.current().owner(key)
+    def _keys_of(self, owner: bytes) -> list[bytes]:
+        return self._owners.keys(self._journal.current(), owner)
 
     def _expired_keys(self) -> Iterator[bytes]:
-        index = self._current().index
-        limit = live_from()
+        index, limit = self._current().index, live_from()
         return (key for key in list(index) if index.get(key, limit) < limit)
 
     @reports_os_errors
@@ -275,7 +285,7 @@ class SemidbmStore(Store):
         """In the child."""
         self._journal.after_fork()
         self._compaction.close()
-        self._work_in_background()
+        self._begin()
 
 
 _instances: weakref.WeakSet[SemidbmStore] = weakref.WeakSet()

@@ -82,4 +82,8 @@ class Syncer:
             try:
                 self._sync_log(generation)
             except OSError:
-                logger.exception("Syncing %s failed.", self._journal.data_path)
+                logger.exception(
+                    "Syncing %s failed: what was written lately would be lost with a power cut. "
+                    "Likely causes, in order: its disk is full, or fails. Look at both.",
+                    self._journal.data_path,
+                )

@@ -41,7 +41,9 @@ class Cleaning:
             try:
                 await self._round()
             except (Refused, Lost, Locked) as error:
-                logger.warning("SurrealDB: expired sessions were not removed: %s", error)
+                logger.warning(
+                    "SurrealDB: expired sessions were not removed, and will be next time: %s", error
+                )
 
     async def end(self) -> None:
         """Return after the batch under way."""

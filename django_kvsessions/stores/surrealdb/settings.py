@@ -23,6 +23,8 @@ class Target(NamedTuple):
     is_embedded: bool
     #: The file that only one process at a time may hold.
     lock: str | None
+    #: Of the file; ``None`` for a server or memory.
+    path: str | None
     namespace: str
     database: str
     credentials: dict[str, str] | None
@@ -63,11 +65,11 @@ def target(
     identifier("namespace", namespace)
     identifier("database", database)
     credentials = _credentials(username, password, level, namespace, database)
-    lock = None
+    lock = file = None
     if is_file:
         path = os.path.abspath(path)
-        url, lock = f"{parts.scheme}://{path}", f"{path}.lock"
-    return Target(url, not is_server, lock, namespace, database, credentials)
+        url, lock, file = f"{parts.scheme}://{path}", f"{path}.lock", path
+    return Target(url, not is_server, lock, file, namespace, database, credentials)
 
 
 def _credentials(

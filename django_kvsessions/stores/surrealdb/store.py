@@ -3,13 +3,16 @@
 # ruff: noqa: S608 (what is put into statements has been checked)
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 from django_kvsessions.colours import Colour
 from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, StoreStats, StoreUnavailable, now
 from django_kvsessions.stores.paged import Page, PagedStore, unknown_outcome
+from django_kvsessions.stores.process.copies import copy_in, whole_folder
 from django_kvsessions.stores.surrealdb import settings
 
 __all__ = ["SurrealDBStore"]
@@ -17,6 +20,8 @@ __all__ = ["SurrealDBStore"]
 # Records read at once while scanning.
 _ROWS = 8
 _ATTEMPTS = 10
+#: The file that a copy is.
+_COPY = "sessions"
 #: The last key, of all records; the keys that are left, of an owner's.
 Start = str | list[object]
 
@@ -35,6 +40,8 @@ class SurrealDBStore(PagedStore[Start]):
 
     The clocks of the web servers decide what has expired, so keep them in step.
     """
+
+    backed_up_by = "run `surreal export` on a server; what is in memory is not to be kept"
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class SurrealDBStore(PagedStore[Start]):
             username=username,
             password=password,
         )
+        self.has_server = not target.is_embedded
         self._table = settings.identifier("table", table)
         self._clean_interval = options.seconds("clean_interval", clean_interval, at_most=86400)
         timeout = options.seconds("timeout", timeout)
@@ -75,6 +83,7 @@ class SurrealDBStore(PagedStore[Start]):
             f"DELETE (SELECT VALUE id FROM {table} WHERE expires >= 0 "
             "AND expires <= $moment LIMIT $limit) RETURN VALUE $before.expires"
         )
+        self._target = target
         self._connection = client.Connection(target, timeout, self._expired, self._clean_interval)
 
     async def _load(self, call: Colour, key: bytes) -> Record | None:
@@ -214,6 +223,37 @@ class SurrealDBStore(PagedStore[Start]):
             )
             counts.append(rows[0]["count"] if rows else 0)
         return StoreStats(counts[0], counts[1], None)
+
+    def backup(self, folder: str | os.PathLike[str]) -> None:
+        """Of a file, by the process that has it, session by session into another file."""
+        if self._target.path is None:
+            super().backup(folder)
+        with (
+            whole_folder(folder, own=self._target.path) as temporary,
+            closing(self._copy(os.path.join(temporary, _COPY))) as copy,
+        ):
+            copy.setup()
+            # What got a new id behind the first scan's back is found by the second.
+            for _ in range(2):
+                for key, record in self.scan():
+                    copy.create(key, record)
+
+    def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
+        if self._target.path is None:
+            super().scan_backup(folder)
+        with closing(self._copy(copy_in(folder, _COPY))) as copy:
+            yield from copy.scan()
+
+    def _copy(self, path: str) -> SurrealDBStore:
+        target = self._target
+        scheme = target.url.partition("://")[0]
+        return SurrealDBStore(
+            f"{scheme}://{path}",
+            namespace=target.namespace,
+            database=target.database,
+            table=self._table,
+            max_record_size=self.max_record_size,
+        )
 
     def close(self) -> None:
         self._connection.close()

@@ -53,6 +53,15 @@ class Command(BaseCommand):
             help="Another SESSION_ENGINE to compare with, such as "
             "django.contrib.sessions.backends.db. Default: %(default)s.",
         )
+        parser.add_argument(
+            "--move",
+            choices=["db", "cached_db", "file"],
+            help="Begin on that engine of Django's, move to the other one under traffic, all that "
+            "is left with migratesessions, and move back.",
+        )
+        parser.add_argument(
+            "--encryption", action="store_true", help="With SESSION_ENCRYPTION, while keys rotate."
+        )
         for name, default, what in (
             ("requests", 3000, "How many HTTP requests to make, at least"),
             ("clients", 8, "How many visitors are there at a time"),
@@ -77,6 +86,7 @@ class Command(BaseCommand):
             with session_stores(options["store"], folder) as configured:
                 environment = {
                     "KVSESSIONS_DEMO": "1",
+                    "KVSESSIONS_ENCRYPTION": "1" if options["encryption"] else "",
                     "KVSESSIONS_ENGINE": options["engine"],
                     "KVSESSIONS_STORES": json.dumps(configured),
                     "KVSESSIONS_VAR": str(folder),
@@ -96,6 +106,8 @@ class Command(BaseCommand):
         for name in ("gunicorn", "httpx"):
             if find_spec(name) is None:
                 raise CommandError(f"{name} is not installed: pip install gunicorn httpx")
+        from demo.moving import Move
+        from demo.residents import MoveTally
         from demo.traffic import Traffic
 
         workers, threads, clients = options["workers"], options["threads"], options["clients"]
@@ -103,6 +115,7 @@ class Command(BaseCommand):
         preparations = [["migrate", "--verbosity", "0"]]
         if not engine.startswith("django.contrib."):
             engine += f" on {options['store']}"
+            engine += ", encrypted" if options["encryption"] else ""
             preparations.append(["setupsessions"])
         for command in preparations:
             done = subprocess.run(
@@ -125,10 +138,20 @@ class Command(BaseCommand):
             line += ["--workers", str(workers), "--threads", str(threads)]
             return [*line, "--bind", f"127.0.0.1:{port}"]
 
-        tally = Tally()
-        with Server(gunicorn_command, env=environment) as server:
-            traffic = Traffic(server, tally, [*MANAGE, "clearsessions"], environment)
-            asyncio.run(traffic.run(options["requests"], clients, options["seconds"]))
+        requests, seconds = options["requests"], options["seconds"]
+        tally: Tally
+        if options["move"]:
+            tally = MoveTally()
+            former = f"django.contrib.sessions.backends.{options['move']}"
+            (folder / "engine.json").write_text(json.dumps({"SESSION_ENGINE": former}))
+            with Server(gunicorn_command, env=environment) as server:
+                move = Move(server, tally, MANAGE, environment, log, workers)
+                asyncio.run(move.move(former, options["engine"], requests, clients, seconds))
+        else:
+            tally = Tally()
+            with Server(gunicorn_command, env=environment) as server:
+                traffic = Traffic(server, tally, [*MANAGE, "clearsessions"], environment)
+                asyncio.run(traffic.run(requests, clients, seconds))
         self.stdout.write(tally.report())
         if not tally.is_clean:
             self.complain(tally, log)
