@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import random
 import sys
@@ -19,7 +20,10 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from django_kvsessions.stores.base import Store
-from django_kvsessions.testing.crashes.runs import Report, Subject, damage, kills, power_cuts
+from django_kvsessions.testing.crashes.damage import damage
+from django_kvsessions.testing.crashes.kills import kills
+from django_kvsessions.testing.crashes.power import power_cuts
+from django_kvsessions.testing.crashes.subject import Report, Subject, warm_up
 
 STORES = {
     "semidbm": ("semidbm.SemidbmStore", ""),
@@ -98,15 +102,16 @@ def main() -> int:
         parser.error(f"--runs knows {', '.join(RUNS)}; not {', '.join(sorted(unknown))}.")
     if not settings.configured:
         settings.configure(SECRET_KEY="only-for-crashes-" + "x" * 40)
+    logging.disable()  # What stores say of damage that is done on purpose.
+    subject = subject_of(options)
+    warm_up(subject)
     seed = random.randrange(2**32) if options.seed is None else options.seed
     tell(f"seed {seed}")
     chance = random.Random(seed)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="crashes-") as root:
         for name in names:
-            report = RUNS[name](
-                subject_of(options), Path(root), options.seconds / len(names), chance
-            )
+            report = RUNS[name](subject, Path(root), options.seconds / len(names), chance)
             tell(str(report))
             for line in report.broken[:5]:
                 tell(f"    {line}")

@@ -1,183 +1,187 @@
-"""What a power cut may leave of a folder, by what was written to it, synced and named.
+"""What a power cut may leave of a folder, by what was written there, synced and named.
 
-Behind the last sync of a file each block of each write may have come to the disk or not, alone
-or with others, and a file may be longer than what is in it. Names come to the disk in their
-order, with the folder's sync or that of a file that they name.
+As local file systems of Linux have it (ext4, XFS): names come to the disk in their order, with
+the sync of their folder or of the file that got the name.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
+from django_kvsessions.testing.crashes.kept import Kept
+from django_kvsessions.testing.crashes.pages import Pages
 from django_kvsessions.testing.crashes.tracing import Call
 
-__all__ = ["Disk", "Event"]
+__all__ = ["Disk"]
 
 _WRITES = {"write", "pwrite64", "writev", "pwritev", "pwritev2"}
-_SYNCS = {"fsync", "fdatasync", "msync"}
-_NAMES = {"rename", "renameat", "renameat2", "unlink", "unlinkat", "link", "linkat"}
-
-
-class Event(NamedTuple):
-    """``kind``: write, size, sync, names or said. A sync is of what was before ``begun``."""
-
-    kind: str
-    moment: float
-    inode: int = 0
-    offset: int = 0
-    data: bytes = b""
-    names: dict[str, int] | None = None
-    begun: int = 0
+_SYNCS = {"fsync", "fdatasync", "msync", "sync", "syncfs"}
+_NAMES = {"open", "openat", "creat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+          "link", "linkat", "mkdir", "mkdirat", "rmdir"}  # fmt: skip
+_LOCKS = {"fcntl", "flock"}
+_RWF_DSYNC, _RWF_SYNC = 2, 4
+#: What is synced, where that is not one file.
+ALL, FOLDER, NOTHING = 0, -1, -2
 
 
 class Disk:
-    """Records what becomes of the files of a folder, as the calls of a traced process come."""
+    """Records what becomes of the files of a folder, as the calls of a traced process come.
+
+    What happens is numbered, by one count for all files. What is there at first is on the disk:
+    it has the number 0.
+    """
 
     def __init__(self, folder: Path, said: int) -> None:
         """``said`` is the end of a pipe into which the process says what it does."""
         self.folder = folder
-        self.events: list[Event] = []
-        self._kept = folder.with_name(folder.name + "-inodes")
-        self._kept.mkdir()
+        self.kept = Kept(folder)
+        #: When each thing happened.
+        self.moments = [time.monotonic()]
+        #: What the process said, with the number.
+        self.said: list[tuple[int, bytes]] = []
         self._said = said
-        self._begun: dict[int, tuple[int, int]] = {}
-        self._names: dict[str, int] = {}
+        self._files: dict[int, Pages] = {}
+        self._names: list[tuple[int, dict[str, int]]] = [(0, self.kept.names())]
+        #: Number of a sync of the folder, and of the last thing before it began.
+        self._names_synced: list[tuple[int, int]] = []
+        self._begun: dict[int, tuple[int, int, range | None]] = {}
+        self._since: dict[int, float] = {}
+        self._waits: list[tuple[float, float]] = []
+        for inode in self._names[0][1].values():
+            self._files[inode] = Pages(self.kept.read(inode))
 
-    def seen(self, call: Call) -> None:
-        if call.result is None:
-            if call.name in _SYNCS:
-                self._begun[call.process] = len(self.events), self._inode(call)
-            return
-        if call.result < 0:
-            return
-        if call.name in _SYNCS:
-            begun, inode = self._begun.pop(call.process, (0, 0))
-            if inode:
-                self._note("sync", inode, begun=begun)
-        elif call.name in _WRITES:
-            self._written(call)
-        elif call.name in ("ftruncate", "fallocate"):
-            self._sized(call)
-        if call.name in _NAMES or call.name in ("open", "openat", "creat"):
-            self._named()
+    @property
+    def last(self) -> int:
+        return len(self.moments) - 1
 
-    def _note(self, kind: str, inode: int = 0, **more: object) -> None:
-        self.events.append(Event(kind, time.monotonic(), inode, **more))  # type: ignore[arg-type]
+    def _note(self) -> int:
+        self.moments.append(time.monotonic())
+        return self.last
 
-    def _inode(self, call: Call) -> int:
-        """Of a file in the folder, or of the folder; 0 for anything else."""
-        link = f"/proc/{call.process}/fd/{call.arguments[0]}"
-        try:
-            path = Path(os.readlink(link))
-            inside = path == self.folder or path.parent == self.folder or " (deleted)" in str(path)
-            inode = os.stat(link).st_ino
-        except OSError:
-            return 0
-        return inode if inside and (inode in self._names.values() or path == self.folder) else 0
-
-    def _written(self, call: Call) -> None:
+    def listen(self) -> None:
         with suppress(BlockingIOError):
             while said := os.read(self._said, 65536):
-                self._note("said", data=said)
-        inode = self._inode(call)
-        if not inode or not call.result:
-            return
-        about = Path(f"/proc/{call.process}/fdinfo/{call.arguments[0]}").read_text().split()
-        flags = int(about[about.index("flags:") + 1], 8)
-        offset = call.arguments[3]
-        if call.name in ("write", "writev"):
-            offset = int(about[about.index("pos:") + 1]) - call.result
-        with (self._kept / str(inode)).open("rb") as file:
-            data = os.pread(file.fileno(), call.result, offset)
-        self._note("write", inode, offset=offset, data=data)
-        if flags & os.O_DSYNC:
-            self._note("sync", inode, begun=len(self.events))
+                self.said.append((self._note(), said))
 
-    def _sized(self, call: Call) -> None:
-        if inode := self._inode(call):
-            self._note("size", inode, offset=(self._kept / str(inode)).stat().st_size)
+    def seen(self, call: Call) -> bool:
+        self.listen()
+        if call.result is None:
+            if call.name in _SYNCS:
+                # A sync is of what was there when it began: also of mapped memory.
+                self._look_at_all()
+                self._since[call.process] = time.monotonic()
+                self._begun[call.process] = self.last, *_synced_by(call)
+        elif call.name in _SYNCS:
+            begun, inode, blocks = self._begun.pop(call.process)
+            self._waits.append((self._since.pop(call.process), time.monotonic()))
+            if call.result >= 0:
+                self._synced(begun, inode, blocks)
+        elif call.result >= 0 and call.name not in _LOCKS:
+            if call.name in _NAMES:
+                self._look_at_names()
+            self._look_at_all()
+            if call.name in _WRITES and call.result and _is_through(call):
+                inode = os.stat(call.link).st_ino
+                end = _position(call) + call.result
+                self._synced(self.last, inode, range(end - call.result, end))
+        return False
 
-    def _named(self) -> None:
-        names = {}
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            with suppress(FileNotFoundError):
-                inode = names[path.name] = path.stat().st_ino
-                kept = self._kept / str(inode)
-                if not kept.exists():
-                    os.link(path, kept)
-        if names != self._names:
-            self._names = names
-            self._note("names", names=names)
+    def time_in_syncs(self, start: float, end: float) -> float:
+        """Seconds in between in which somebody waited for the disk, which may be slow."""
+        total = 0.0
+        for begun, ended in self._waits:
+            total += max(0.0, min(end, ended) - max(start, begun))
+            start = max(start, min(end, ended))
+        return total
+
+    def _look_at_names(self) -> None:
+        names = self.kept.names()
+        if names != self._names[-1][1]:
+            self._names.append((self._note(), names))
+            for inode in names.values():
+                self._files.setdefault(inode, Pages(b""))
+
+    def _look_at_all(self) -> None:
+        """Whoever wrote: another thread, or one that has the file in its memory."""
+        for inode, file in self._files.items():
+            content = self.kept.read(inode)
+            if content != file.content:
+                file.change(self._note(), content)
+
+    def _synced(self, begun: int, inode: int, part: range | None) -> None:
+        number = self._note()
+        if inode in (ALL, FOLDER):
+            self._names_synced.append((number, begun))
+        for one, file in self._files.items():
+            if inode in (ALL, one):
+                file.synced(number, begun, part)
 
     def cut(self, stop: int, chance: random.Random) -> None:
-        """Make the folder what it may be after a power cut before that event."""
-        events = self.events[:stop]
-        folder = self._folder_inode()
-        synced: dict[int, int] = {}
-        names_synced = 0
-        for event in events:
-            if event.kind == "sync":
-                synced[event.inode] = max(synced.get(event.inode, 0), event.begun)
-                if event.inode == folder:
-                    names_synced = event.begun
-        # A name comes to the disk with its file's sync, and with it all that were before it.
-        known: set[int] = set()
-        for number, event in enumerate(events):
-            if event.kind == "names" and event.names is not None:
-                new = set(event.names.values()) - known
-                known |= new
-                if any(synced.get(inode, 0) > number for inode in new):
-                    names_synced = max(names_synced, number + 1)
-        names: dict[str, int] = {}
-        luck = chance.random()
-        for number, event in enumerate(events):
-            if event.kind == "names" and event.names is not None:
-                if number >= names_synced and chance.random() >= luck:
-                    break
-                names = event.names
-        for path in self.folder.iterdir():
-            path.unlink()
-        for name, inode in names.items():
-            kept = self._kept / str(inode)
-            content = contents(events, inode, synced.get(inode, 0), chance)
-            with kept.open("r+b") as file:
-                file.truncate(0)
-                file.write(content)
-            if not (self.folder / name).exists():
-                os.link(kept, self.folder / name)
+        """Make the folder what it may be after a power cut behind what has that number."""
+        names = self._names_left(stop, chance)
+        # In some cuts all that is younger than a moment is gone, in most each file is by itself.
+        moment = chance.randint(0, stop) if chance.random() < 0.1 else None
+        contents = {
+            inode: self._files[inode].left(stop, chance, moment)
+            for inode in sorted(set(names.values()))
+        }
+        self.kept.restore(names, contents)
 
-    def _folder_inode(self) -> int:
-        return self.folder.stat().st_ino
+    def _names_left(self, stop: int, chance: random.Random) -> dict[str, int]:
+        sure = max((begun for number, begun in self._names_synced if number <= stop), default=0)
+        before: dict[str, int] = {}
+        possible = []
+        for number, names in self._names:
+            if number > stop:
+                break
+            named = {inode for name, inode in names.items() if before.get(name) != inode}
+            if any(self._files[inode].sure(stop) >= number for inode in named):
+                sure = max(sure, number)
+            possible.append((number, names))
+            before = names
+        first = max(place for place, (number, _) in enumerate(possible) if number <= sure)
+        possible = possible[first:]
+        place = chance.choice((0, -1, -1, chance.randrange(len(possible))))
+        return possible[place][1]
 
 
-def contents(events: list[Event], inode: int, synced: int, chance: random.Random) -> bytes:
-    """What a file may have, of which all before an event was synced."""
-    content = bytearray()
-    luck = chance.choice((0.0, 1.0, chance.random()))
-    block = chance.choice((512, 4096))
-    for number, event in enumerate(events):
-        if event.inode != inode or event.kind not in ("write", "size"):
-            continue
-        sure = number < synced
-        if event.kind == "size":
-            if sure or chance.random() < luck:
-                del content[event.offset :]
-                content += bytes(event.offset - len(content))
-            continue
-        position = event.offset
-        end = position + len(event.data)
-        while position < end:
-            following = min(end, (position // block + 1) * block)
-            if sure or chance.random() < luck:
-                content += bytes(max(0, following - len(content)))
-                part = event.data[position - event.offset : following - event.offset]
-                content[position:following] = part
-            elif luck and chance.random() < 0.3:
-                content += bytes(max(0, following - len(content)))
-            position = following
-    return bytes(content)
+def _synced_by(call: Call) -> tuple[int, range | None]:
+    """The file that is synced, and which of its bytes if not all."""
+    if call.name in ("sync", "syncfs"):
+        return ALL, None
+    if call.name != "msync":
+        status = os.stat(call.link)
+        return FOLDER if stat.S_ISDIR(status.st_mode) else status.st_ino, None
+    start, size = call.arguments[:2]
+    for line in Path(f"/proc/{call.process}/maps").read_text().splitlines():
+        addresses, _, offset, _, inode, *_ = line.split()
+        low, high = (int(address, 16) for address in addresses.split("-"))
+        if low <= start < high:
+            begin = int(offset, 16) + start - low
+            return int(inode), range(begin, begin + size)
+    return NOTHING, None
+
+
+def _about(call: Call) -> dict[str, str]:
+    text = Path(f"/proc/{call.process}/fdinfo/{call.descriptor}").read_text()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _is_through(call: Call) -> bool:
+    """Whether what is written is on the disk when the call ends."""
+    if call.name == "pwritev2" and call.arguments[5] & (_RWF_DSYNC | _RWF_SYNC):
+        return True
+    return bool(int(_about(call)["flags"], 8) & os.O_DSYNC)
+
+
+def _position(call: Call) -> int:
+    """Where it wrote."""
+    if call.name in ("write", "writev"):
+        assert call.result is not None
+        return int(_about(call)["pos"]) - call.result
+    return call.arguments[3]
