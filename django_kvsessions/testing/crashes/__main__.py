@@ -111,7 +111,10 @@ def main() -> int:
     reports: list[Report] = []
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="crashes-") as root:
         for name in names:
-            report = RUNS[name](subject, Path(root), options.seconds / len(names), chance)
+            try:
+                report = RUNS[name](subject, Path(root), options.seconds / len(names), chance)
+            except PermissionError as error:
+                parser.exit(2, f"{error}\n")
             tell(str(report))
             for line in report.broken[:5]:
                 tell(f"    {line}")

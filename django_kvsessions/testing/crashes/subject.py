@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -71,6 +72,7 @@ def opening(subject: Subject, folder: Path, *, restart: bool = False) -> dict[in
         if restart:
             start_again()
         store = subject.make(folder)
+        store.setup()
         found = held(store)
         expected = found | {KEYS: 1}
         if not store.create(make_key(KEYS), record_of(KEYS, 1)):
@@ -102,6 +104,7 @@ def in_child(work: Callable[[], object]) -> object:
     if not child:
         try:
             os.close(read)
+            faulthandler.disable()
             signal.alarm(PATIENCE)
             answer = work()
         except BaseException as error:

@@ -52,6 +52,8 @@ _TRACEME, _CONT, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 7, 24, 0x4200, 0x
 #: when the tracer ends.
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x80 | 0x100000
 _FILTERED = signal.SIGTRAP | 7 << 8
+#: The status of a child that may not filter.
+_UNFILTERED = 77
 _ENDED = signal.SIGTRAP | 0x80
 _ALL = 0x40000000  # threads too
 _INFO = struct.Struct("<B23x7Q")
@@ -147,6 +149,8 @@ def trace(function: Callable[[], None], seen: Seen, folder: Path, *, ends: bool 
         process, status = os.waitpid(-1, _ALL)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             if process == child:
+                if status == _UNFILTERED << 8:
+                    raise PermissionError("This system lets no process filter its calls: seccomp.")
                 return status
             continue
         stop, passed, request = status >> 8, 0, _CONT
@@ -182,7 +186,10 @@ def _be_traced(function: Callable[[], None], numbers: list[int]) -> None:
     try:
         _ptrace(_TRACEME, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
-        _stop_at(numbers)
+        try:
+            _stop_at(numbers)
+        except OSError:
+            os._exit(_UNFILTERED)
         function()
         os._exit(0)
     finally:
