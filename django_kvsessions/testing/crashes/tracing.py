@@ -125,7 +125,7 @@ def _ptrace(request: int, process: int, address: int = 0, data: int = 0) -> None
         raise OSError(number, f"ptrace: {os.strerror(number)}")
 
 
-def trace(function: Callable[[], None], seen: Seen, folder: Path, *, ends: bool = True) -> int:
+def trace(function: Callable[[], object], seen: Seen, folder: Path, *, ends: bool = True) -> int:
     """Run it in a forked child to its end; the status that ``waitpid`` gives.
 
     ``ends``: calls are seen when they have been carried out too. ``PermissionError`` where
@@ -182,7 +182,7 @@ def _information(process: int) -> tuple[int, ...]:
     return _INFO.unpack_from(_INFORMATION)
 
 
-def _be_traced(function: Callable[[], None], numbers: list[int]) -> None:
+def _be_traced(function: Callable[[], object], numbers: list[int]) -> None:
     try:
         _ptrace(_TRACEME, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
