@@ -1,7 +1,8 @@
 """Check what an embedded store promises of crashes: python -m django_kvsessions.testing.crashes.
 
 Power cuts are simulated by what the system calls of a process wrote and synced; kills are real;
-damage is done to the files. Linux only. Ends with 1 where a promise is broken.
+damage is done to the files. Linux only. Ends with 1 where a promise is broken, and with 2 where
+nothing could be looked at.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -23,56 +24,65 @@ from django_kvsessions.stores.base import Store
 from django_kvsessions.testing.crashes.damage import damage
 from django_kvsessions.testing.crashes.kills import kills
 from django_kvsessions.testing.crashes.power import power_cuts
-from django_kvsessions.testing.crashes.subject import Report, Subject, warm_up
+from django_kvsessions.testing.crashes.subject import SHOWN, Subject, warm_up
+
+
+class Known(NamedTuple):
+    """A store of this package."""
+
+    dotted: str
+    default: str
+    #: What the table of durability says, by the option: seconds, the last writes, whether it
+    #: opens in any case.
+    promises: dict[str, tuple[float, int, bool]]
+    file: str = ""
+    verifies: bool = False
+    rebuilds: frozenset[str] = frozenset()
+
 
 STORES = {
-    "semidbm": ("semidbm.SemidbmStore", ""),
-    "lmdb": ("lmdb.LMDBStore", ""),
-    "libsql": ("libsql.LibSQLStore", "sessions.sqlite"),
-}
-#: What the table of durability says, by store and its option: seconds, the last writes, whether
-#: it opens in any case.
-PROMISES: dict[tuple[str, str], tuple[float, int, bool]] = {
-    ("semidbm", "full"): (0, 0, True),
-    ("semidbm", "interval"): (1, 0, True),
-    ("semidbm", "process"): (math.inf, 0, True),
-    ("lmdb", "full"): (0, 0, True),
-    ("lmdb", "safe"): (0, 1, True),
-    ("lmdb", "process"): (math.inf, 0, False),
-    ("libsql", "full"): (0, 0, True),
-    ("libsql", "safe"): (math.inf, 0, True),
+    "semidbm": Known(
+        "django_kvsessions.stores.semidbm.SemidbmStore",
+        "interval",
+        {"full": (0, 0, True), "interval": (1, 0, True), "process": (math.inf, 0, True)},
+        verifies=True,
+        rebuilds=frozenset({"index"}),
+    ),
+    "lmdb": Known(
+        "django_kvsessions.stores.lmdb.LMDBStore",
+        "safe",
+        {"full": (0, 0, True), "safe": (0, 1, True), "process": (math.inf, 0, False)},
+    ),
+    "libsql": Known(
+        "django_kvsessions.stores.libsql.LibSQLStore",
+        "safe",
+        {"full": (0, 0, True), "safe": (math.inf, 0, True)},
+        file="sessions.sqlite",
+    ),
 }
 RUNS = {"power": power_cuts, "kills": kills, "damage": damage}
 
 
-def subject_of(options: argparse.Namespace) -> Subject:
-    dotted, file = STORES.get(options.store, (options.store, options.file))
-    kind = import_string(dotted if "." in dotted.partition(".")[2] else f"{BUILT_IN}{dotted}")
-    given = dict(one.split("=", 1) for one in options.option)
-    arguments: dict[str, Any] = {name: value_of(text) for name, text in given.items()}
-    default = "interval" if options.store == "semidbm" else "safe"
-    durability = str(arguments.get("durability", default))
-    seconds, last, survives = PROMISES.get((options.store, durability), (0, 0, True))
+def subject_of(given: argparse.Namespace) -> Subject:
+    """What is asked for: a store of this package, or one that is to lose nothing."""
+    known = STORES.get(given.store, Known(given.store, "", {}, given.file))
+    kind = import_string(known.dotted)
+    arguments = {name: value_of(text) for name, _, text in map(partition, given.option)}
+    durability = arguments.get("durability", known.default)
+    seconds, last, survives = known.promises.get(durability, (0, 0, True))
+    if given.may_lose is not None:
+        seconds = given.may_lose
 
     def make(folder: Path) -> Store:
-        store: Store = kind(folder / file if file else folder, **arguments)
+        store: Store = kind(folder / known.file if known.file else folder, **arguments)
         return store
 
-    return Subject(
-        make,
-        seconds if options.may_lose is None else options.may_lose,
-        last,
-        survives,
-        verifies=options.store == "semidbm",
-    )
+    rebuilds = known.rebuilds | set(given.rebuilds)
+    return Subject(make, seconds, last, survives, known.verifies, rebuilds, given.keep)
 
 
-BUILT_IN = "django_kvsessions.stores."
-
-
-def tell(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def partition(option: str) -> tuple[str, str, str]:
+    return option.partition("=")
 
 
 def value_of(text: str) -> Any:
@@ -82,44 +92,58 @@ def value_of(text: str) -> Any:
         return text
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m django_kvsessions.testing.crashes", description=__doc__
     )
-    text = f"{', '.join(STORES)}, or the dotted path of a class"
-    parser.add_argument("--store", required=True, help=text)
-    parser.add_argument("--seconds", type=float, default=60, help="of all runs together")
-    parser.add_argument("--runs", default=",".join(RUNS), help=f"some of {','.join(RUNS)}")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--file", default="", help="LOCATION is that file in a folder")
-    parser.add_argument("--seed", type=int, default=None, help="to do the same again")
-    shown = "seconds of writes that a power cut may take (default: what is documented)"
-    parser.add_argument("--may-lose", type=float, help=shown)
-    parser.add_argument("--folder", help="where to keep the files (default: temporary)")
-    options = parser.parse_args()
-    names = options.runs.split(",")
+    add = parser.add_argument
+    add("--store", required=True, help=f"{', '.join(STORES)}, or the dotted path of a class")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="as in OPTIONS")
+    add("--seconds", type=float, default=60, help="of all runs together (60)")
+    add("--runs", default=",".join(RUNS), help=f"some of {','.join(RUNS)}")
+    add("--seed", type=int, help="to do the same again, as far as threads do")
+    add("--folder", help="where to keep the files (default: where temporary ones are)")
+    add("--keep", type=Path, help="a new folder, for what was found broken, as it was")
+    add("--file", default="", help="of a class: LOCATION is that file in a folder")
+    shown = "seconds of writes that a power cut may take (default: as documented, or none)"
+    add("--may-lose", type=float, metavar="SECONDS", help=shown)
+    shown = "of a class: a file that may be damaged or missing, and nothing is lost"
+    add("--rebuilds", action="append", default=[], metavar="FILE", help=shown)
+    return parser
+
+
+def tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    given = parser().parse_args()
+    names = given.runs.split(",")
     if unknown := set(names) - set(RUNS):
-        parser.error(f"--runs knows {', '.join(RUNS)}; not {', '.join(sorted(unknown))}.")
+        parser().error(f"--runs knows {', '.join(RUNS)}; not {', '.join(sorted(unknown))}.")
+    if given.keep is not None:
+        given.keep.mkdir()
     if not settings.configured:
         settings.configure(SECRET_KEY="only-for-crashes-" + "x" * 40)
     logging.disable()  # What stores say of damage that is done on purpose.
-    subject = subject_of(options)
+    subject = subject_of(given)
     warm_up(subject)
-    seed = random.randrange(2**32) if options.seed is None else options.seed
+    seed = random.randrange(2**32) if given.seed is None else given.seed
     tell(f"seed {seed}")
     chance = random.Random(seed)
-    reports: list[Report] = []
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="crashes-") as root:
+    is_broken = False
+    with tempfile.TemporaryDirectory(dir=given.folder, prefix="crashes-") as root:
         for name in names:
             try:
-                report = RUNS[name](subject, Path(root), options.seconds / len(names), chance)
+                report = RUNS[name](subject, Path(root), given.seconds / len(names), chance)
             except PermissionError as error:
-                parser.exit(2, f"{error}\n")
+                parser().exit(2, f"{error}\n")
             tell(str(report))
-            for line in report.broken[:5]:
+            for line in report.broken[:SHOWN]:
                 tell(f"    {line}")
-            reports.append(report)
-    return int(any(report.broken for report in reports))
+            is_broken = is_broken or bool(report.broken)
+    return int(is_broken)
 
 
 if __name__ == "__main__":

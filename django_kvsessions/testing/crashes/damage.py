@@ -15,7 +15,7 @@ __all__ = ["damage"]
 
 
 def damage(subject: Subject, root: Path, seconds: float, chance: random.Random) -> Report:
-    report = Report("Damage")
+    report = Report("Damage", subject.kept)
     deadline = time.monotonic() + seconds
     folder = root / "damage"
     folder.mkdir()
@@ -36,7 +36,8 @@ def damage(subject: Subject, root: Path, seconds: float, chance: random.Random) 
         at = chance.randrange(len(content))
         spoil(content, kind, at, chance)
         there = {one: inode for one, inode in names.items() if kind != "file" or one != name}
-        kept.restore(there, whole | {names[name]: bytes(content)})
+        spoiled = whole | {names[name]: bytes(content)}
+        kept.restore(there, spoiled)
         found = opening(subject, folder)
         allowed = last
         if name not in subject.rebuilds:
@@ -48,6 +49,9 @@ def damage(subject: Subject, root: Path, seconds: float, chance: random.Random) 
             wrong = None  # It says so, and leaves the file alone.
         promised = subject.verifies or name in subject.rebuilds
         report.add(wrong, f"{kind} at {at} of {name}", promised=promised)
+        if wrong and promised:
+            kept.restore(there, spoiled)
+            report.keep(folder)
     return report
 
 

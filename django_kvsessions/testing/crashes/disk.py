@@ -51,7 +51,8 @@ class Disk:
         self._names_synced: list[tuple[int, int]] = []
         self._begun: dict[int, tuple[int, int, range | None]] = {}
         self._since: dict[int, float] = {}
-        self._waits: list[tuple[float, float]] = []
+        #: From when to when somebody waited for the disk.
+        self.waits: list[tuple[float, float]] = []
         for inode in self._names[0][1].values():
             self._files[inode] = Pages(self.kept.read(inode))
 
@@ -78,7 +79,7 @@ class Disk:
                 self._begun[call.process] = self.last, *_synced_by(call)
         elif call.name in _SYNCS:
             begun, inode, blocks = self._begun.pop(call.process)
-            self._waits.append((self._since.pop(call.process), time.monotonic()))
+            self.waits.append((self._since.pop(call.process), time.monotonic()))
             if call.result >= 0:
                 self._synced(begun, inode, blocks)
         elif call.result >= 0 and call.name not in _LOCKS:
@@ -90,14 +91,6 @@ class Disk:
                 end = _position(call) + call.result
                 self._synced(self.last, inode, range(end - call.result, end))
         return False
-
-    def time_in_syncs(self, start: float, end: float) -> float:
-        """Seconds in between in which somebody waited for the disk, which may be slow."""
-        total = 0.0
-        for begun, ended in self._waits:
-            total += max(0.0, min(end, ended) - max(start, begun))
-            start = max(start, min(end, ended))
-        return total
 
     def _look_at_names(self) -> None:
         names = self.kept.names()

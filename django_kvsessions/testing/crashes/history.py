@@ -17,6 +17,8 @@ __all__ = ["ABSENT", "EMPTY", "KEYS", "Change", "History", "Versions", "held", "
 
 ABSENT = 0
 KEYS = 12
+#: Seconds between two looks at whether the machine is too busy.
+BEAT = 0.02
 #: The versions that each key may have.
 Versions = Mapping[int, set[int]]
 EMPTY: Versions = {key: {ABSENT} for key in range(KEYS)}
@@ -87,12 +89,23 @@ def write(
             if pauses and chance.random() < 0.15:
                 time.sleep(chance.choice((0.01, 0.1, 0.3)))
 
+    if pauses:
+        threading.Thread(target=beat, args=(said,), daemon=True).start()
     others = [threading.Thread(target=work, args=(number,)) for number in range(1, threads)]
     for thread in others:
         thread.start()
     work(0)
     for thread in others:
         thread.join()
+
+
+def beat(said: int) -> None:
+    """Say when the machine was too busy to let this thread go on."""
+    while True:
+        begun = time.monotonic()
+        time.sleep(BEAT)
+        if time.monotonic() > begun + 2 * BEAT:
+            say(said, "stalled", begun)
 
 
 def record_of(key: int, version: int, more: bytes = b"") -> Record:
@@ -112,6 +125,8 @@ class History:
         #: What a process found as it opened the store.
         self.found: dict[int, int] | None = None
         self.failed: str | None = None
+        #: From when to when the machine was too busy for the process.
+        self.stalls: list[tuple[float, float]] = []
         open_changes: dict[int, int] = {}
         for line in said.decode().splitlines(keepends=True):
             if not line.endswith("\n"):
@@ -124,6 +139,8 @@ class History:
             elif what == "ended":
                 place = open_changes.pop(values[0])
                 self.changes[place] = self.changes[place]._replace(ended=moment)
+            elif what == "stalled":
+                self.stalls.append((values[0], moment))
             elif what == "found":
                 self.found = {int(key): version for key, version in values[0].items()}
             elif what == "wrong":

@@ -31,7 +31,7 @@ def kills(subject: Subject, root: Path, seconds: float, chance: random.Random) -
 
     One call later each time, until it comes to its end; then other steps are taken.
     """
-    report = Report("Kills")
+    report = Report("Kills", subject.kept)
     deadline = time.monotonic() + seconds
     folder = root / "kills"
     folder.mkdir()

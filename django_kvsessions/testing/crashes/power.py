@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from django_kvsessions.testing.crashes.disk import Disk
@@ -60,7 +61,8 @@ class Run:
         os.close(said)
         os.close(read)
         self.ended = time.monotonic()
-        self.failed = self.history(self.disk.last).failed
+        whole = self.history(self.disk.last)
+        self.failed, self.stalls = whole.failed, whole.stalls
         if status == signal.SIGALRM:
             self.failed = f"hangs: for {2 * PATIENCE} seconds"
 
@@ -69,20 +71,23 @@ class Run:
         return History(said, self.before)
 
     def possible(self, stop: int, moment: float) -> dict[int, set[int]]:
-        """What is promised after a power cut at that moment, behind what has that number."""
+        """What is promised after a power cut at that moment, behind what has that number.
+
+        No store is to blame for a disk that takes long, or for a machine that is too busy.
+        """
         subject, history = self.subject, self.history(stop)
+        spans = [*self.disk.waits, *self.stalls]
 
         def sure(change: Change) -> bool:
             assert change.ended is not None
-            return history.is_followed(change, subject.last) and (
-                not subject.seconds or self.age(change.ended, moment) >= subject.seconds
+            if not history.is_followed(change, subject.last):
+                return False
+            age = moment - change.ended
+            return (
+                not subject.seconds or age - within(spans, change.ended, moment) > subject.seconds
             )
 
         return history.may_hold(sure)
-
-    def age(self, ended: float, moment: float) -> float:
-        """For how long a change stands, without the time that the disk takes for a sync."""
-        return moment - ended - self.disk.time_in_syncs(ended, moment)
 
     def cut(self, seed: int) -> tuple[int, dict[int, set[int]]]:
         """Make the folder what a power cut may leave; where that is, and what is promised."""
@@ -96,8 +101,17 @@ class Run:
         return stop, self.possible(stop, moment)
 
 
+def within(spans: Iterable[tuple[float, float]], start: float, end: float) -> float:
+    """How much of the time from start to end lies in some of the spans."""
+    total = 0.0
+    for begun, ended in sorted(spans):
+        total += max(0.0, min(ended, end) - max(begun, start))
+        start = max(start, ended)
+    return total
+
+
 def power_cuts(subject: Subject, root: Path, seconds: float, chance: random.Random) -> Report:
-    report = Report("Power cuts")
+    report = Report("Power cuts", subject.kept)
     deadline = time.monotonic() + seconds
     folder = root / "power"
     before = EMPTY
@@ -133,6 +147,10 @@ def look(run: Run, report: Report, about: str, until: float, chance: random.Rand
         found = opening(run.subject, run.folder, restart=True)
         wrong = judge(found, possible)
         report.add(wrong, f"{about}, cut {seed} at {stop}", promised=run.subject.survives)
+        if wrong and run.subject.survives:
+            # As it was before it was opened.
+            run.cut(seed)
+            report.keep(run.folder)
     if wrong or chance.random() < 0.4:
         return EMPTY
     # What repairs a store may be cut short too.

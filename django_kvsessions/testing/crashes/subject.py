@@ -6,6 +6,7 @@ import faulthandler
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,10 +22,12 @@ from django_kvsessions.testing.crashes.history import KEYS, held, record_of
 from django_kvsessions.testing.crashes.restarts import start_again
 from django_kvsessions.testing.records import make_key
 
-__all__ = ["LEAST", "Report", "Subject", "in_child", "opening", "warm_up"]
+__all__ = ["LEAST", "SHOWN", "Report", "Subject", "in_child", "opening", "warm_up"]
 
 #: States that are looked at whatever time that takes.
 LEAST = 10
+#: Findings that are told in full.
+SHOWN = 5
 PATIENCE = 60  # seconds that opening a store may take
 
 
@@ -44,13 +47,16 @@ class Subject(NamedTuple):
     survives: bool = True
     verifies: bool = False
     rebuilds: frozenset[str] = frozenset()
+    #: Where to leave the folders in which a promise was broken.
+    kept: Path | None = None
 
 
 class Report:
     """How many states there were, and what was found in them."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, kept: Path | None) -> None:
         self.title = title
+        self._kept = kept
         self.counts: Counter[str] = Counter(states=0)
         self.broken: list[str] = []
 
@@ -59,7 +65,12 @@ class Report:
         if found:
             self.counts[found.partition(":")[0]] += 1
             if promised:
-                self.broken.append(f"{self.title}, {about}: {found}")
+                self.broken.append(f"{about}: {found}")
+
+    def keep(self, folder: Path) -> None:
+        """A copy of it, where that is asked for: of the last finding."""
+        if self._kept is not None and len(self.broken) <= SHOWN:
+            shutil.copytree(folder, self._kept / f"{self.title.lower()} {len(self.broken)}")
 
     def __str__(self) -> str:
         return f"{self.title}: " + ", ".join(f"{n} {what}" for what, n in self.counts.items())
