@@ -27,16 +27,22 @@ from django_kvsessions.testing.crashes.power import power_cuts
 from django_kvsessions.testing.crashes.subject import SHOWN, Subject, warm_up
 
 
+class Promise(NamedTuple):
+    """What the table of durability says; each is explained in ``Subject``."""
+
+    seconds: float = 0.0
+    last: int = 0
+    survives: bool = True
+    verifies: bool = False
+
+
 class Known(NamedTuple):
-    """A store of this package."""
+    """A store of this package; its promises by the option."""
 
     dotted: str
     default: str
-    #: What the table of durability says, by the option: seconds, the last writes, whether it
-    #: opens in any case.
-    promises: dict[str, tuple[float, int, bool]]
+    promises: dict[str, Promise]
     file: str = ""
-    verifies: bool = False
     rebuilds: frozenset[str] = frozenset()
 
 
@@ -44,19 +50,27 @@ STORES = {
     "semidbm": Known(
         "django_kvsessions.stores.semidbm.SemidbmStore",
         "interval",
-        {"full": (0, 0, True), "interval": (1, 0, True), "process": (math.inf, 0, True)},
-        verifies=True,
+        {
+            "full": Promise(verifies=True),
+            "interval": Promise(seconds=1, verifies=True),
+            # What may not be on the disk yet may give an older version back.
+            "process": Promise(seconds=math.inf),
+        },
         rebuilds=frozenset({"index"}),
     ),
     "lmdb": Known(
         "django_kvsessions.stores.lmdb.LMDBStore",
         "safe",
-        {"full": (0, 0, True), "safe": (0, 1, True), "process": (math.inf, 0, False)},
+        {
+            "full": Promise(),
+            "safe": Promise(last=1),
+            "process": Promise(seconds=math.inf, survives=False),
+        },
     ),
     "libsql": Known(
         "django_kvsessions.stores.libsql.LibSQLStore",
         "safe",
-        {"full": (0, 0, True), "safe": (math.inf, 0, True)},
+        {"full": Promise(), "safe": Promise(seconds=math.inf)},
         file="sessions.sqlite",
     ),
 }
@@ -69,16 +83,16 @@ def subject_of(given: argparse.Namespace) -> Subject:
     kind = import_string(known.dotted)
     arguments = {name: value_of(text) for name, _, text in map(partition, given.option)}
     durability = arguments.get("durability", known.default)
-    seconds, last, survives = known.promises.get(durability, (0, 0, True))
+    promise = known.promises.get(durability, Promise())
     if given.may_lose is not None:
-        seconds = given.may_lose
+        promise = promise._replace(seconds=given.may_lose)
 
     def make(folder: Path) -> Store:
         store: Store = kind(folder / known.file if known.file else folder, **arguments)
         return store
 
     rebuilds = known.rebuilds | set(given.rebuilds)
-    return Subject(make, seconds, last, survives, known.verifies, rebuilds, given.keep)
+    return Subject(make, *promise, rebuilds=rebuilds, kept=given.keep)
 
 
 def partition(option: str) -> tuple[str, str, str]:
