@@ -62,7 +62,7 @@ def written(subject: Subject, folder: Path, chance: random.Random) -> History:
     def work() -> object:
         store = subject.make(folder)
         store.setup()
-        write(store, seed, said, steps=40, first=1, threads=1, pauses=False)
+        write(store, seed, said, steps=40, first=1, threads=1)
         store.close()
         return 0
 

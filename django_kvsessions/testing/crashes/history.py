@@ -19,6 +19,8 @@ ABSENT = 0
 KEYS = 12
 #: Seconds between two looks at whether the machine is too busy.
 BEAT = 0.02
+#: How often there is a pause between two steps.
+OFTEN = 0.3
 #: The versions that each key may have.
 Versions = Mapping[int, set[int]]
 EMPTY: Versions = {key: {ABSENT} for key in range(KEYS)}
@@ -73,9 +75,12 @@ class Writer:
 
 
 def write(
-    store: Store, seed: int, said: int, *, steps: int, first: int, threads: int, pauses: bool
+    store: Store, seed: int, said: int, *, steps: int, first: int, threads: int, lasts: float = 0.0
 ) -> None:
-    """So many steps in each thread. The versions are numbered from ``first`` on."""
+    """So many steps in each thread, in some ``lasts`` seconds with what lies between them.
+
+    The versions are numbered from ``first`` on.
+    """
 
     def work(number: int) -> None:
         chance = random.Random(seed + number)
@@ -86,10 +91,10 @@ def write(
             writer.step(first + step * threads + number)
             if compact is not None and number == 0 and step == compact_at:
                 compact()
-            if pauses and chance.random() < 0.15:
-                time.sleep(chance.choice((0.01, 0.1, 0.3)))
+            if chance.random() < OFTEN:
+                time.sleep(chance.random() * 2 * lasts / OFTEN / steps)
 
-    if pauses:
+    if lasts:
         threading.Thread(target=beat, args=(said,), daemon=True).start()
     others = [threading.Thread(target=work, args=(number,)) for number in range(1, threads)]
     for thread in others:

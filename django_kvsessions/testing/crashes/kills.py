@@ -79,7 +79,7 @@ def until_killed(
             store = subject.make(folder)
             store.setup()
             say(said, "found", held(store))
-            write(store, seed, said, steps=STEPS, first=first, threads=1, pauses=False)
+            write(store, seed, said, steps=STEPS, first=first, threads=1)
             store.close()
         except BaseException as error:
             say(said, "failed", f"does not open: {type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import shutil
@@ -29,6 +30,8 @@ __all__ = ["power_cuts"]
 
 STEPS = 30
 THREADS = 2
+#: Seconds that a run lasts at least.
+SHORT = 0.5
 #: Where versions of a run begin, by the run's number.
 VERSIONS = 1_000_000
 
@@ -44,6 +47,9 @@ class Run:
         os.set_blocking(read, False)
         self.disk = Disk(folder, read)
 
+        # What grows old enough to be sure is to be seen.
+        lasts = max(SHORT, 3 * subject.seconds if math.isfinite(subject.seconds) else 0.0)
+
         def work() -> None:
             signal.alarm(2 * PATIENCE)
             try:
@@ -51,7 +57,7 @@ class Run:
                 store = subject.make(folder)
                 store.setup()
                 write(store, seed, said, steps=STEPS, first=turn * VERSIONS + 1, threads=THREADS,
-                      pauses=True)  # fmt: skip
+                      lasts=lasts)  # fmt: skip
             except BaseException as error:
                 say(said, "failed", f"does not go on: {type(error).__name__}: {error}")
             os.kill(os.getpid(), signal.SIGKILL)

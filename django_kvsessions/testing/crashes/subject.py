@@ -87,15 +87,15 @@ def opening(subject: Subject, folder: Path, *, restart: bool = False) -> dict[in
         found = held(store)
         expected = found | {KEYS: 1}
         if not store.create(make_key(KEYS), record_of(KEYS, 1)):
-            raise ValueError("A key is taken that was never written.")
+            return "wrong: a key is taken that was never written"
         for key in (key for key, version in list(found.items())[:2] if version):
             expected[key] = found[key] + 1
             if not store.replace(make_key(key), record_of(key, expected[key])):
-                raise ValueError("A record that was found cannot be replaced.")
+                return f"wrong: key {key}, which was found, cannot be replaced"
         for _ in range(2):
-            now = held(store, KEYS + 1)
-            if now != expected:
-                raise ValueError(f"After a few writes there is {now} and not {expected}.")
+            for key, version in held(store, KEYS + 1).items():
+                if version != expected[key]:
+                    return f"turns: key {key} is at {version}, after it was at {expected[key]}"
             store.close()
             store = subject.make(folder)
         store.close()
