@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -63,6 +64,9 @@ def written(subject: Subject, folder: Path, chance: random.Random) -> History:
         store = subject.make(folder)
         store.setup()
         write(store, seed, said, steps=40, first=1, threads=1)
+        if math.isfinite(subject.seconds):
+            # What was never on the disk is not what a failing disk changes.
+            time.sleep(1.5 * subject.seconds)
         store.close()
         return 0
 

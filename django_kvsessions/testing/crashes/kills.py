@@ -29,32 +29,33 @@ STEPS = 5
 def kills(subject: Subject, root: Path, seconds: float, chance: random.Random) -> Report:
     """Each process opens what the former has left, looks at it, writes, compacts and is killed.
 
-    One call later each time, until it comes to its end; then other steps are taken.
+    The first of a round comes to its end and is counted by; the others take the same steps, and
+    are killed before each of its calls, in any order. Then other steps are taken.
     """
     report = Report("Kills", subject.kept)
     deadline = time.monotonic() + seconds
     folder = root / "kills"
     folder.mkdir()
-    before, seed, at, version = EMPTY, chance.randrange(2**32), 1, 1
+    before, version, seed = EMPTY, 1, 0
+    waiting: list[int] = []
     while time.monotonic() < deadline or report.counts["states"] < LEAST:
-        killed, history = until_killed(subject, folder, seed, at, version, before)
+        if not waiting:
+            seed = chance.randrange(2**32)
+            report.counts["rounds"] += 1
+        at = waiting.pop() if waiting else 0
+        count, history = until_killed(subject, folder, seed, at, version, before)
         wrong = history.failed
         if history.found is not None and not wrong:
             wrong = judge(history.found, before)
-        elif not killed and not wrong:
+        elif not wrong and not 0 < at <= count:
             wrong = "dies: without a kill"
         report.add(wrong, f"run {seed}, call {at}")
+        before = EMPTY if wrong else left(history)
         if wrong:
             shutil.rmtree(folder)
             folder.mkdir()
-            before = EMPTY
-        else:
-            before = left(history)
-        if killed:
-            at += 1
-        else:
-            report.counts["rounds"] += 1
-            seed, at = chance.randrange(2**32), 1
+        if not at:
+            waiting = chance.sample(range(1, count + 1), count)
         version += STEPS
     found = opening(subject, folder)
     report.add(judge(found, before), f"run {seed}, at last")
@@ -63,8 +64,8 @@ def kills(subject: Subject, root: Path, seconds: float, chance: random.Random) -
 
 def until_killed(
     subject: Subject, folder: Path, seed: int, at: int, first: int, before: Versions
-) -> tuple[bool, History]:
-    """Whether it came to that call, and what it said until then."""
+) -> tuple[int, History]:
+    """How many calls it came to, and what it said until then."""
     count = 0
     read, said = os.pipe()
 
@@ -90,7 +91,7 @@ def until_killed(
         history = History(file.read(), before)
     if status == signal.SIGALRM:
         history.failed = f"hangs: for {PATIENCE} seconds"
-    return count >= at, history
+    return count, history
 
 
 def left(history: History) -> Versions:

@@ -136,8 +136,9 @@ def power_cuts(subject: Subject, root: Path, seconds: float, chance: random.Rand
             report.add(run.failed, about, promised=subject.survives)
             before = EMPTY
             continue
-        # As long as the run took, and longer where there is time.
-        until = max(2 * time.monotonic() - begun, time.monotonic() + seconds / 10)
+        # As long as the run took, and longer where there is much time.
+        now = time.monotonic()
+        until = min(deadline, now + max(now - begun, seconds / 10))
         before = look(run, report, about, until, chance)
         run.disk.kept.let_go()
     raise AssertionError
