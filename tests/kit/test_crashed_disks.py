@@ -139,10 +139,10 @@ class Simulation:
             os.close(said)
             os.close(read)
 
-    def left(self, stop: int | None = None) -> list[dict[str, bytes]]:
+    def left(self, states: int = 60) -> list[dict[str, bytes]]:
         found: list[dict[str, bytes]] = []
-        for seed in range(60):
-            self.disk.cut(self.disk.last if stop is None else stop, random.Random(seed))
+        for seed in range(states):
+            self.disk.cut(self.disk.last, random.Random(seed))
             state = {path.name: path.read_bytes() for path in self.folder.iterdir()}
             if state not in found:
                 found.append(state)
@@ -224,6 +224,24 @@ def test_a_deleted_file_may_come_back_with_what_was_written_after(simulation: Si
 
     simulation.run(work)
     assert same(simulation.left(), {}, {"name": b"new"})
+
+
+def test_a_log_and_its_index_come_in_every_combination(simulation: Simulation) -> None:
+    def work() -> None:
+        log = simulation.open("log")
+        os.write(log, A)
+        os.fsync(log)
+        index = simulation.open("index")  # which is never synced
+        os.pwrite(index, A + A, 0)
+        os.write(log, B)
+        os.pwrite(index, B + B, 0)
+
+    simulation.run(work)
+    found = {(state["log"], state.get("index")) for state in simulation.left(states=2000)}
+    logs = {A, A + B, A + NOTHING}
+    indices = {None, b"", A + A, B + B, A + B, B + A, NOTHING + B, A + NOTHING, 2 * NOTHING}
+    assert {log for log, _ in found} == logs
+    assert found > {(log, index) for log in logs for index in indices}
 
 
 def test_a_file_in_a_folder_of_the_folder_is_seen(simulation: Simulation) -> None:

@@ -150,7 +150,7 @@ class History:
                 self.found = {int(key): version for key, version in values[0].items()}
             elif what == "wrong":
                 self.failed = f"answers wrong: key {values[0]} is not as it was left"
-            else:
+            elif what == "failed":
                 self.failed = str(values[0])
 
     def may_hold(self, sure: Callable[[Change], bool]) -> dict[int, set[int]]:

@@ -56,6 +56,7 @@ class Run:
                 start_again()
                 store = subject.make(folder)
                 store.setup()
+                say(said, "ready")
                 write(store, seed, said, steps=STEPS, first=turn * VERSIONS + 1, threads=THREADS,
                       lasts=lasts)  # fmt: skip
             except BaseException as error:
@@ -67,6 +68,8 @@ class Run:
         os.close(said)
         os.close(read)
         self.ended = time.monotonic()
+        # Cuts are behind the end of ``setup``, or anywhere where there was a store before.
+        self.first = self.disk.said[0][0] if before is EMPTY and self.disk.said else 0
         whole = self.history(self.disk.last)
         self.failed, self.stalls = whole.failed, whole.stalls
         if status == signal.SIGALRM:
@@ -99,7 +102,7 @@ class Run:
         """Make the folder what a power cut may leave; where that is, and what is promised."""
         chance = random.Random(seed)
         moments = self.disk.moments
-        stop = chance.randint(0, self.disk.last)
+        stop = chance.randint(self.first, self.disk.last)
         until = moments[stop + 1] if stop < self.disk.last else self.ended
         # Nothing reaches the disk in between, but an acknowledgement grows old.
         moment = chance.choice((moments[stop], until))

@@ -146,7 +146,7 @@ def trace(function: Callable[[], object], seen: Seen, folder: Path, *, ends: boo
     inside: dict[int, Call] = {}
     place = os.fspath(folder)
     while True:
-        process, status = os.waitpid(-1, _ALL)
+        process, status = os.waitpid(-child, _ALL)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             if process == child:
                 if status == _UNFILTERED << 8:
@@ -184,6 +184,8 @@ def _information(process: int) -> tuple[int, ...]:
 
 def _be_traced(function: Callable[[], object], numbers: list[int]) -> None:
     try:
+        # A group of its own: who traces waits for these, and not for other children.
+        os.setpgid(0, 0)
         _ptrace(_TRACEME, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
         try:
