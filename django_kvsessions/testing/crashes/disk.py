@@ -116,14 +116,18 @@ class Disk:
 
     def cut(self, stop: int, chance: random.Random) -> None:
         """Make the folder what it may be after a power cut behind what has that number."""
+        self.kept.restore(*self.left(stop, chance))
+
+    def left(self, stop: int, chance: random.Random) -> tuple[dict[str, int], dict[int, bytes]]:
+        """The files by their names, and what is in each."""
         names = self._names_left(stop, chance)
         # In some cuts all that is younger than a moment is gone, in most each file is by itself.
         moment = chance.randint(0, stop) if chance.random() < 0.1 else None
-        contents = {
-            inode: self._files[inode].left(stop, chance, moment)
-            for inode in sorted(set(names.values()))
-        }
-        self.kept.restore(names, contents)
+        contents: dict[int, bytes] = {}
+        for _, inode in sorted(names.items()):
+            if inode not in contents:
+                contents[inode] = self._files[inode].left(stop, chance, moment)
+        return names, contents
 
     def _names_left(self, stop: int, chance: random.Random) -> dict[str, int]:
         sure = max((begun for number, begun in self._names_synced if number <= stop), default=0)

@@ -112,7 +112,7 @@ def _choice(
     moments: list[int], chance: random.Random, moment: int | None
 ) -> tuple[int, Callable[[int], int]]:
     """Which moment the size is of, and which each block."""
-    kind = chance.choice(("none", "all", "one", "one", "mixed", "holes", "holes"))
+    kind = chance.choice(("none", "all", "one", "mixed", "mixed", "holes", "holes"))
     if moment is not None:
         kind = "one"
     elif kind == "one":
@@ -124,7 +124,7 @@ def _choice(
         return moments[0], lambda place: moments[0]
     if kind == "all":
         return moments[-1], lambda place: moments[-1]
-    unit, few = chance.choice((1, PAGE)), chance.choice((0.02, 0.1, 0.3))
+    unit, few = chance.choice((1, PAGE)), chance.choice((0.05, 0.2, 0.5))
     chosen: dict[int, int] = {}
 
     def come(place: int) -> int:
