@@ -182,9 +182,9 @@ def test_a_name_comes_with_its_folders_sync_or_with_the_files(simulation: Simula
     assert {"third" in state for state in found} == {True, False}
 
 
-@pytest.mark.parametrize("is_synced", [True, False])
+@pytest.mark.parametrize("synced", ["folder", "file", "data", "nothing"])
 def test_a_name_that_was_given_to_another_file_is_one_or_the_other(
-    simulation: Simulation, is_synced: bool
+    simulation: Simulation, synced: str
 ) -> None:
     (simulation.folder / "name").write_bytes(b"old")
 
@@ -193,12 +193,18 @@ def test_a_name_that_was_given_to_another_file_is_one_or_the_other(
         os.write(new, b"new")
         os.fsync(new)
         os.rename(simulation.folder / "new", simulation.folder / "name")
-        if is_synced:
+        if synced == "folder":
             simulation.sync()
+        elif synced == "file":
+            os.fsync(new)
+        elif synced == "data":
+            # Which is all that it promises: the name is not in it.
+            os.fdatasync(new)
 
     simulation.run(work)
     after, before = {"name": b"new"}, {"name": b"old", "new": b"new"}
-    assert same(simulation.left(), *([after] if is_synced else [after, before]))
+    is_sure = synced in ("folder", "file")
+    assert same(simulation.left(), *([after] if is_sure else [after, before]))
 
 
 def test_a_rename_does_not_bring_what_was_not_synced(simulation: Simulation) -> None:
@@ -284,7 +290,7 @@ def test_what_a_process_does_by_its_memory_is_seen(simulation: Simulation) -> No
     def work() -> None:
         memory = mmap.mmap(simulation.open("name"), 16 * BLOCK)
         memory[:] = B * 16
-        memory.flush(0, mmap.PAGESIZE)
+        memory.flush(0, 8 * BLOCK)
 
     simulation.run(work)
     found = simulation.left()

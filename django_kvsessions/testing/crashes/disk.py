@@ -12,6 +12,7 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from django_kvsessions.testing.crashes.kept import Kept
 from django_kvsessions.testing.crashes.pages import Pages
@@ -24,9 +25,18 @@ _SYNCS = {"fsync", "fdatasync", "msync", "sync", "syncfs"}
 _NAMES = {"open", "openat", "creat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
           "link", "linkat", "mkdir", "mkdirat", "rmdir"}  # fmt: skip
 _LOCKS = {"fcntl", "flock"}
-_RWF_DSYNC, _RWF_SYNC = 2, 4
+_RWF_DSYNC, _RWF_SYNC, _MS_SYNC = 2, 4, 4
 #: What is synced, where that is not one file.
 ALL, FOLDER, NOTHING = 0, -1, -2
+
+
+class FileSync(NamedTuple):
+    """By numbers. One of the data alone brings a new file's name, but no other name."""
+
+    ended: int
+    begun: int
+    inode: int
+    is_whole: bool
 
 
 class Disk:
@@ -49,6 +59,7 @@ class Disk:
         self._names: list[tuple[int, dict[str, int]]] = [(0, self.kept.names())]
         #: Number of a sync of the folder, and of the last thing before it began.
         self._names_synced: list[tuple[int, int]] = []
+        self._file_syncs: list[FileSync] = []
         self._begun: dict[int, tuple[int, int, range | None]] = {}
         self._since: dict[int, float] = {}
         #: From when to when somebody waited for the disk.
@@ -82,6 +93,9 @@ class Disk:
             self.waits.append((self._since.pop(call.process), time.monotonic()))
             if call.result >= 0:
                 self._synced(begun, inode, blocks)
+                if blocks is None:
+                    is_whole = call.name != "fdatasync"
+                    self._file_syncs.append(FileSync(self.last, begun, inode, is_whole))
         elif call.result >= 0 and call.name not in _LOCKS:
             if call.name in _NAMES:
                 self._look_at_names()
@@ -131,13 +145,18 @@ class Disk:
 
     def _names_left(self, stop: int, chance: random.Random) -> dict[str, int]:
         sure = max((begun for number, begun in self._names_synced if number <= stop), default=0)
+        syncs = [sync for sync in self._file_syncs if sync.ended <= stop]
         before: dict[str, int] = {}
         possible = []
         for number, names in self._names:
             if number > stop:
                 break
             named = {inode for name, inode in names.items() if before.get(name) != inode}
-            if any(self._files[inode].sure(stop) >= number for inode in named):
+            new = named - set(before.values())
+            if any(
+                sync.begun >= number and sync.inode in (named if sync.is_whole else new)
+                for sync in syncs
+            ):
                 sure = max(sure, number)
             possible.append((number, names))
             before = names
@@ -154,7 +173,9 @@ def _synced_by(call: Call) -> tuple[int, range | None]:
     if call.name != "msync":
         status = os.stat(call.link)
         return FOLDER if stat.S_ISDIR(status.st_mode) else status.st_ino, None
-    start, size = call.arguments[:2]
+    start, size, flags = call.arguments[:3]
+    if not flags & _MS_SYNC:
+        return NOTHING, None
     for line in Path(f"/proc/{call.process}/maps").read_text().splitlines():
         addresses, _, offset, _, inode, *_ = line.split()
         low, high = (int(address, 16) for address in addresses.split("-"))
