@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from django_kvsessions.testing.crashes import restarts
+from django_kvsessions.testing.crashes import restarts, tracing
 from django_kvsessions.testing.crashes.disk import Disk
 from django_kvsessions.testing.crashes.pages import BLOCK, PAGE, Pages
 from django_kvsessions.testing.crashes.tracing import Call, trace
@@ -381,10 +381,23 @@ def test_a_killed_process_has_not_made_the_call(simulation: Simulation) -> None:
         for number in range(3):
             os.write(descriptor, b"%d" % number)
 
-    simulation.run(lambda: None)
+    simulation.run(lambda: None)  # where nobody may trace, this skips
     status = trace(work, second, simulation.folder, ends=False)
     assert os.WTERMSIG(status) == 9
     assert (simulation.folder / "name").read_bytes() == b"0"
+
+
+def refuse(numbers: list[int]) -> None:
+    raise OSError
+
+
+@pytest.mark.parametrize(("name", "refused"), [("_TRACEME", 9999), ("_stop_at", refuse)])
+def test_where_nobody_may_trace_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, refused: object
+) -> None:
+    monkeypatch.setattr(tracing, name, refused)
+    with pytest.raises(PermissionError, match="This system lets no process"):
+        trace(lambda: None, lambda call: False, tmp_path)
 
 
 def test_after_a_power_cut_the_machine_has_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
