@@ -18,7 +18,7 @@ import semidbm
 
 from django_kvsessions.stores.base import Record
 from django_kvsessions.stores.process.boot import NO_BOOT
-from django_kvsessions.stores.semidbm import SemidbmStore, index, journal
+from django_kvsessions.stores.semidbm import SemidbmStore, files, index
 from django_kvsessions.stores.semidbm.compaction import Compaction
 
 LATER = float(int(time.time()) + 1_000_000)
@@ -180,7 +180,7 @@ def test_no_byte_of_the_index_that_is_overwritten_makes_a_wrong_answer(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", interval)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", interval)
     chance = random.Random(f"{first}{interval}{len(positions)}")
     sessions = Sessions(at_home)
     stores = [opened(folder), opened(folder)]
@@ -246,7 +246,7 @@ def rename_anothers(path: Path, older: bytes, another: bytes) -> None:
 
 def write_older(path: Path, older: bytes, another: bytes) -> None:
     overwrite(path, 0, older)
-    time.sleep(1.5 * journal.LOOK_INTERVAL)
+    time.sleep(1.5 * files.LOOK_INTERVAL)
 
 
 def write_anothers(path: Path, older: bytes, another: bytes) -> None:
@@ -297,7 +297,7 @@ def anothers(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_whatever_takes_the_place_of_the_index_no_answer_changes(
     name: str, first: str, folder: Path, anothers: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.05)
     chance = random.Random(name + first)
     sessions = Sessions()
     stores = [opened(folder), opened(folder)]
@@ -305,7 +305,7 @@ def test_whatever_takes_the_place_of_the_index_no_answer_changes(
         sessions.create(stores[0], number)
     for _ in range(6):
         # Where it was removed, that has been noticed then.
-        time.sleep(1.5 * journal.LOOK_INTERVAL)
+        time.sleep(1.5 * files.LOOK_INTERVAL)
         sessions.load(stores[0], 1)
         older = (folder / "index").read_bytes()
         for _ in range(chance.choice([1, 2, 30])):
@@ -366,7 +366,7 @@ def test_an_index_of_another_log_is_not_believed(folder: Path, tmp_path: Path) -
 def test_an_index_of_another_log_is_not_believed_by_who_has_it_open(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.05)
     sessions = another_history(folder, tmp_path / "other")
     stores = [opened(folder), opened(folder)]
     for store in stores:
@@ -417,7 +417,7 @@ def test_where_the_system_tells_no_boot_those_who_are_there_share_an_index(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "boot_identity", lambda: NO_BOOT)
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.05)
     sessions = another_history(folder, tmp_path / "other")
     (folder / "data").write_bytes((tmp_path / "other" / "data").read_bytes())
     # It may be of any boot, once nobody has the log open.
