@@ -1,28 +1,30 @@
-"""The index on disk, where the process that changes it is killed at any call of the system."""
+"""The index on disk, where processes change it at once, and are killed at any call of the system."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import threading
-import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from django_kvsessions.stores.base import Record
-from django_kvsessions.stores.semidbm import SemidbmStore, files, index
+from django_kvsessions.stores.semidbm import SemidbmStore, compaction, files, generation, index
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.journal import Journal
-from django_kvsessions.testing.workers import Process
+from django_kvsessions.testing import MakeStore, Processes
+from django_kvsessions.testing.workers import Process, meet, run_processes
 
 pytestmark = [pytest.mark.same, pytest.mark.slow]
 
-LATER = float(int(time.time()) + 1_000_000)
+LATER = 4e9
 CHANGING = ["open", "write", "pwrite", "rename", "unlink", "ftruncate", "fsync", "fdatasync"]
 #: What a session is, by its number: the revision of its record.
 Held = dict[int, int]
@@ -238,3 +240,99 @@ def test_a_process_killed_at_any_call_loses_nothing_it_has_acknowledged(
     calls, replaced = process.result(300)
     print(scenario, calls, replaced)
     assert bool(replaced) == (scenario not in ("writes", "first use"))
+
+
+def grow(folder: Path, number: int, others: int, count: int) -> Held:
+    """Create many, and write and read some others now and then, which are in mind mostly."""
+    index.SMALLEST = 4
+    chance = random.Random(number)
+    held: Held = {}
+    mine: list[int] = []
+    with closing(opened(folder)) as store:
+        meet(folder.parent, number, others)
+        for turn in range(count):
+            new = number * 1_000_000 + turn
+            assert store.create(key(new), record(new, turn))
+            held[new] = turn
+            mine.append(new)
+            one = chance.choice(mine[-50:] if turn % 2 else mine)
+            # Now and then one that is seen first when others have made the index larger.
+            for each in (one, mine[0], chance.choice(mine))[: 1 + 2 * (turn % 10 == 0)]:
+                assert loaded(store, {each}) == ({each: held[each]} if each in held else {})
+                if each in held and turn % 17 == 0:
+                    assert store.delete(key(each))
+                    del held[each]
+                elif each in held:
+                    revision = held[each] + 10_000
+                    changed = store.replace(key(each), record(each, revision), expected=held[each])
+                    assert changed
+                    held[each] = revision
+    return held
+
+
+def test_an_index_that_grows_all_along_loses_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sessions"
+    count = int(os.environ.get("CREATES", "2000"))
+    calls = [(grow, folder, number, 3, count) for number in range(3)]
+    held: Held = {}
+    for one in run_processes(tmp_path, calls, 300):
+        held.update(one)
+    assert "failed" not in capfd.readouterr().err
+    with closing(opened(folder)) as store:
+        assert {name: one.revision for name, one in store.scan()} == {
+            key(number): revision for number, revision in held.items()
+        }
+        assert loaded(store, set(held)) == held
+        assert store._journal.current().index.depth >= 9
+
+
+class Vandalised(SemidbmStore):
+    """Compacts at every clean-up, when somebody has written something into the index."""
+
+    def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
+        yield from super().delete_expired(batch_size=batch_size)
+        with suppress(FileNotFoundError), open(os.path.join(self.path, "index"), "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            what = random.random()
+            if what < 0.2:
+                file.truncate(random.choice([0, 100, size // 2]))
+            elif what < 0.6 and size:
+                file.seek(random.choice([random.randrange(204), random.randrange(size)]))
+                file.write(random.randbytes(random.choice([1, 8, 300])))
+        self.compact()
+
+
+def tiny_and_vandalised(folder: Path) -> SemidbmStore:
+    # A compaction makes the index too small, and the next who create something larger again.
+    index.SMALLEST, index.FILLED, generation.CROWDED = 4, 2.0, 0.05
+    generation.SMALL_LOG = 20_000
+    compaction.COMPACTION_PAUSE = 0.05
+    files.LOOK_INTERVAL = 0.2
+    return Vandalised(folder)
+
+
+class TestTinyAndVandalised(Processes):
+    """Processes are killed while the index grows, shrinks and is overwritten all along."""
+
+    kill_processes = 3
+    kill_threads = 2
+    kill_keys = 60
+    kills = int(os.environ.get("KILLED", "6"))
+    patience = 240.0
+    removes_expired_itself = True
+
+    @pytest.fixture
+    def make_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStore:
+        # What is changed is put back after the test.
+        for module, name in (
+            (index, "SMALLEST"),
+            (index, "FILLED"),
+            (generation, "CROWDED"),
+            (generation, "SMALL_LOG"),
+            (compaction, "COMPACTION_PAUSE"),
+            (files, "LOOK_INTERVAL"),
+        ):
+            monkeypatch.setattr(module, name, getattr(module, name))
+        return partial(tiny_and_vandalised, tmp_path / "sessions")

@@ -68,7 +68,7 @@ class Compaction:
         try:
             generation = self._journal.current()
             is_crowded, generation.crowded = generation.crowded, False
-            if is_crowded and generation.is_crowded():
+            if is_crowded and self._journal.surely(Generation.is_crowded):
                 self._alone(self._grow)
             elif due and self._journal.surely(Generation.needs_compaction):
                 self.run()
