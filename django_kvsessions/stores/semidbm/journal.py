@@ -96,12 +96,11 @@ class Journal:
     def current(self) -> Generation:
         """What is in the folder, or was at most LOOK_INTERVAL seconds ago."""
         generation, clock = self.generation, time.monotonic()
-        if generation is not None:
-            if clock < self.next_look:
-                return generation
-            if self._is_sound(generation):
-                self.next_look = clock + files.LOOK_INTERVAL
-                return generation
+        if generation is not None and clock < self.next_look:
+            return generation
+        if generation is not None and self._is_sound(generation):
+            self.next_look = clock + files.LOOK_INTERVAL
+            return generation
         # Not while another process puts right what is wrong, or has done so already.
         self.next_look = 0.0
         generation = self.begin()
@@ -269,7 +268,7 @@ class Journal:
         try:
             generation.catch_up()
         except Unsure:
-            return self._rebuild(generation.log, sure=generation.end)
+            return self._renew()
         return generation
 
     def _reopen(self) -> Generation:

@@ -220,7 +220,7 @@ class SemidbmStore(Store):
         return quarantined(self.path)
 
     def backup(self, folder: str | os.PathLike[str]) -> None:
-        """Waits for nobody. A plain copy of the folder opens too."""
+        """Waits for a write that is under way. A plain copy of the folder opens too."""
         backups.copy_log(self._journal, self.compact, folder)
 
     def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
