@@ -85,7 +85,7 @@ def log() -> Drawing:
         kind = "box gone" if name in ("put A", "put B") else "ours"
         drawing.box(10 + number * 122, 42, 116, 44, name, kind="box" if not number else kind)
     drawing.text(10, 112, "dashed: garbage, until a compaction leaves it out", "small", "start")
-    drawing.text(10, 160, "sessions/index: one hash table for all processes", anchor="start")
+    drawing.text(10, 160, "sessions/index, shared by all", anchor="start")
     drawing.box(10, 174, 230, 54, "A", "start, size, expiry", kind="box")
     drawing.box(250, 174, 230, 54, "C", "start, size, expiry", kind="box")
     drawing.arrow(200, 174, 440, 88)
@@ -101,7 +101,9 @@ def compaction() -> Drawing:
     """How a log is rewritten while others write."""
     drawing = Drawing("A compaction copies live records and renames the new files", 760, 220)
     drawing.box(10, 20, 220, 46, "data, index", "live records and garbage")
-    drawing.box(270, 20, 220, 46, "data.new, index.copy", "live records copied, no lock", kind="ours")
+    drawing.box(
+        270, 20, 220, 46, "data.new, index.copy", "live records copied, no lock", kind="ours"
+    )
     drawing.box(530, 20, 220, 46, "data, index", "renamed into their places", kind="ours")
     drawing.arrow(230, 43, 270, 43)
     drawing.arrow(490, 43, 530, 43)
