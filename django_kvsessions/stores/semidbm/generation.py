@@ -213,6 +213,11 @@ class Generation:
             raise Unsure
         return record
 
+    def has_all(self) -> bool:
+        """Whether all that is in the log is in the index, for sure."""
+        size = self.log.size()
+        return size in (self.end, self.index.complete())
+
     # Only for the one process that holds the writer's lock
 
     def look(self, key: bytes) -> Found:
@@ -298,9 +303,10 @@ class Generation:
         self.noted = self.end
 
     def mark(self) -> None:
-        """Say nothing in the log, so that each process sees that the index is another one."""
-        self.log.append(logfile.nothing())
-        self.take_in(self.log.size())
+        """Let the log grow, by which the other processes see that the index is another one."""
+        if not self.log.is_alone():
+            self.log.append(logfile.nothing())
+            self.take_in(self.log.size())
 
     def catch_up(self) -> None:
         """Enter what others have appended, and have not entered yet.

@@ -91,14 +91,17 @@ class Journal:
         if generation is None or time.monotonic() >= self.next_look:
             generation = self.current()
         try:
-            return generation.load(key)
+            record = generation.load(key)
+            if record is not None or generation.has_all():
+                return record
         except Unsure:
-            # Nothing moves while the writer's lock is held.
-            self.begin()
-            try:
-                return self.read(key)
-            finally:
-                self.end()
+            pass
+        # Nothing moves while the writer's lock is held, and whoever has it catches up.
+        self.begin()
+        try:
+            return self.read(key)
+        finally:
+            self.end()
 
     def current(self) -> Generation:
         """What is in the folder, or was at most LOOK_INTERVAL seconds ago."""

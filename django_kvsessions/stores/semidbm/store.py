@@ -242,8 +242,11 @@ class SemidbmStore(Store):
         journal = self._journal
         if journal.generation is not None and time.monotonic() < journal.next_look:
             self.check_key(key)
+            generation = journal.generation
             with contextlib.suppress(Unsure, OSError):
-                return journal.generation.load(key)
+                record = generation.load(key)
+                if record is not None or generation.has_all():
+                    return record
         # It may have to wait for a lock, or until the index has been made anew.
         return await self.call_in_thread(self.load, key)
 
