@@ -40,6 +40,9 @@ NOT_RUN = {
     r"tox .*|/tmp/tox/bin/.*|python3 -m venv .*": "tox runs this",
     r"\. \S+": "for a shell in which somebody types",
     r"python -m benchmarks .*": "takes minutes; tests/programs/test_benchmarks.py runs each",
+    r"python -m django_kvsessions\.testing\.crashes .*": (
+        "takes minutes; tests/kit/test_crashes.py runs it for each store"
+    ),
     r"pytest .*": "the tests themselves, which run on their own",
     r"python testproject/manage.py runserver": "serves until it is stopped",
 }
@@ -354,6 +357,18 @@ def test_what_the_benchmarks_are_asked_for_exists() -> None:
             parsers[words[0]].parse_args(words[1:])
             found += 1
     assert found > 8
+
+
+def test_what_the_crashes_are_asked_for_exists() -> None:
+    from django_kvsessions.testing.crashes.__main__ import RUNS, STORES, parser
+
+    start = ["python", "-m", "django_kvsessions.testing.crashes"]
+    lines = [shlex.split(line) for _, line in commands()]
+    asked = [parser().parse_args(words[3:]) for words in lines if words[:3] == start]
+    assert {given.store for given in asked} & set(STORES)
+    for given in asked:
+        assert given.store in STORES or "." in given.store
+        assert set(given.runs.split(",")) <= set(RUNS)
 
 
 def is_chosen(name: str, expression: str) -> bool:

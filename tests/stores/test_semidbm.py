@@ -32,8 +32,8 @@ from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailab
 from django_kvsessions.stores.semidbm import (
     SemidbmStore,
     compaction,
+    files,
     generation,
-    journal,
     syncing,
 )
 from django_kvsessions.testing import MakeStore, Processes, StoreConformance, wait_until
@@ -615,7 +615,7 @@ def test_deletes_during_a_compaction_stay_deleted(
     other = SemidbmStore(folder)
     for number in range(300):
         store.create(key(number), record(number, size=200))
-    write_index = store._journal.write_index
+    write_index = store._journal.index_file.write
 
     def meanwhile(*args: Any) -> Any:
         # Some before their records are copied, some after.
@@ -628,7 +628,7 @@ def test_deletes_during_a_compaction_stay_deleted(
         assert other.create(key(10), record(10))
         return index
 
-    monkeypatch.setattr(store._journal, "write_index", meanwhile)
+    monkeypatch.setattr(store._journal.index_file, "write", meanwhile)
     store.compact()
     expected = {key(10), *(key(number) for number in range(100, 300))}
     for each in (store, other):
@@ -688,14 +688,14 @@ def test_only_one_compaction_runs_at_a_time(
     other = SemidbmStore(folder)
     store.create(key(1), record(1))
     answers = []
-    write_index = store._journal.write_index
+    write_index = store._journal.index_file.write
 
     def meanwhile(*args: Any) -> Any:
         answers.append(other.compact())
         answers.append(store.compact())
         return write_index(*args)
 
-    monkeypatch.setattr(store._journal, "write_index", meanwhile)
+    monkeypatch.setattr(store._journal.index_file, "write", meanwhile)
     assert store.compact()
     assert answers == [False, False]
     other.close()
@@ -704,7 +704,7 @@ def test_only_one_compaction_runs_at_a_time(
 def test_a_folder_that_is_removed_starts_afresh(
     store: SemidbmStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.1)
     store.create(key(1), record(1))
     shutil.rmtree(folder)
     time.sleep(0.2)
@@ -721,7 +721,7 @@ def test_a_restored_copy_is_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.1)
     store.create(key(1), record(1))
     shutil.copytree(folder, tmp_path / "backup")
     store.create(key(2), record(2))

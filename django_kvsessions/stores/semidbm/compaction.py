@@ -15,9 +15,11 @@ from collections.abc import Callable
 
 from django_kvsessions.stores.process.locks import FileLock, LockTimeout, sync_folder
 from django_kvsessions.stores.semidbm import log as logfile
+from django_kvsessions.stores.semidbm import survey
 from django_kvsessions.stores.semidbm.generation import Generation, worth_from
-from django_kvsessions.stores.semidbm.index import Unsure, depth_for, slot, unpack_slot
+from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
 from django_kvsessions.stores.semidbm.journal import Journal
+from django_kvsessions.stores.semidbm.layout import slot, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm.recovery import note_synced
 
@@ -124,7 +126,7 @@ class Compaction:
         """With the writer's lock, and all in the new index."""
         # Whoever reads the former one from now on waits until the new one is there.
         former.index.retire()
-        self._journal.publish_index(COPY)
+        self._journal.index_file.publish(COPY)
         self._journal.use(new)
 
     def _grow(self, former: Generation) -> None:
@@ -133,7 +135,9 @@ class Compaction:
         index, depth = former.index, former.index.depth + 1
         new = Generation(
             former.log,
-            journal.write_index(COPY, lambda file: index.rewritten(file, index.log, depth, Pace())),
+            journal.index_file.write(
+                COPY, lambda file: Index.write(file, index.log, depth, index.by_home(depth, Pace()))
+            ),
         )
         new.compact_from = new.index.compact_from = former.compact_from
         new.end = end
@@ -166,9 +170,10 @@ class Compaction:
             os.fchown(log.descriptor, status.st_uid, status.st_gid)
         log.append(logfile.FILE_HEADER)
         copy = Copy(former.log, end, log)
-        depth = depth_for(former.live()[0])
-        index = journal.write_index(
-            COPY, lambda file: former.index.rewritten(file, log.identity, depth, copy)
+        depth = depth_for(survey.live(former.index)[0])
+        homes = former.index.by_home(depth, copy)
+        index = journal.index_file.write(
+            COPY, lambda file: Index.write(file, log.identity, depth, homes)
         )
         copy.flush()
         log.sync()

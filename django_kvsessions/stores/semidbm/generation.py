@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from time import time
 from typing import NamedTuple
 from zlib import crc32
 
-from django_kvsessions.stores.base import KEY_SIZE, Record, StoreStats
+from django_kvsessions.stores.base import Record
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.index import (
+from django_kvsessions.stores.semidbm import survey
+from django_kvsessions.stores.semidbm.index import CROWDED, Index, Unsure
+from django_kvsessions.stores.semidbm.layout import (
     BUCKET,
     CHECKED,
-    CROWDED,
     HEAD,
     HEADER,
     PRINT,
     SLOTS,
     VALUES,
-    Index,
-    Unsure,
-    unpack_slot,
     unpack_value,
 )
 from django_kvsessions.stores.semidbm.log import LogFile
@@ -97,72 +94,21 @@ class Generation:
         """
         if not (anew or self.damaged or self.end > self.compact_from):
             return False
-        _, live = self.live()
+        _, live = survey.live(self.index)
         bound, size = worth_from(live), self.log.size()
         if self.damaged or size > bound:
             return True
         self.compact_from = self.index.compact_from = max(bound, size + live // GROWTH)
         return False
 
-    def live(self) -> tuple[int, int]:
-        """How many sessions there are about, and the bytes of their records."""
-        now, count, size = time(), 0, 0
-        for _, places, hints in self.index.columns():
-            live = [
-                place & logfile.MAX_VALUE_SIZE
-                for place, expires in zip(places, hints, strict=True)
-                if place and expires > now
-            ]
-            count += len(live)
-            size += sum(live)
-        return count, size + count * logfile.OVERHEAD
-
     def is_crowded(self) -> bool:
-        return self.index.crowding() > CROWDED
-
-    def stats(self) -> StoreStats:
-        now, live, expired = time(), 0, 0
-        oldest: float | None = None
-        oldest_place = 0
-        for _, places, hints in self.index.columns():
-            for place, second in zip(places, hints, strict=True):
-                if not place:
-                    continue
-                if second == int(now):
-                    is_live = logfile.read_head(self.log, place)[1] > now
-                else:
-                    is_live = second > now
-                live, expired = live + is_live, expired + (not is_live)
-                if oldest is None or second < oldest:
-                    oldest, oldest_place = second, place
-        if oldest_place:
-            oldest = logfile.read_head(self.log, oldest_place)[1]
-        return StoreStats(live, expired, self.log.size(), oldest=oldest)
-
-    def keys(self, start: int) -> Iterator[tuple[int, list[bytes]]]:
-        """All keys from a hash on, some at a time, and the hash from which on to go on."""
-        for end, slots in self.index.runs(start):
-            # A home may begin before that hash, and has been seen then.
-            places = [unpack_slot(one)[1] for one in slots if crc32(one[:8]) >= start]
-            yield end, self._keys_at(places)
-
-    def expired(self, start: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Likewise, of those of which many have expired."""
-        limit = time()
-        for end, places, hints in self.index.columns(start):
-            candidates = zip(places, hints, strict=True)
-            yield end, self._keys_at([at for at, expires in candidates if expires <= limit])
-
-    def _keys_at(self, places: list[int]) -> list[bytes]:
-        keys = [logfile.read_key(self.log, place) for place in places]
-        if any(len(key) != KEY_SIZE for key in keys):
-            raise logfile.Damaged
-        return keys
+        return survey.crowding(self.index) > CROWDED
 
     # Reading
 
     def load(self, key: bytes) -> Record | None:
-        """A live record, as of now. ``Unsure`` where it is not what the index says."""
+        """A live record, as of now. ``Unsure`` where it is not what the index says, or is not
+        there and the index may lack some of the log."""
         index, end = self.index, self.end
         ending = key[PRINT:]
         check = crc32(ending)
@@ -180,9 +126,13 @@ class Generation:
                     if len(seen) >= SEEN_LATELY:
                         seen.clear()
                     seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2], b""))
-                    return record if expires > time() else None
+                    if expires > time():
+                        return record
         found = self.locate(key)
-        return self.read(key, found) if found.place else None
+        record = self.read(key, found) if found.place else None
+        if record is None and self.log.size() not in (self.end, index.complete()):
+            raise Unsure
+        return record
 
     def locate(self, key: bytes) -> Found:
         """Where a key is. ``Unsure`` where what the index says is not what the log has."""
@@ -212,11 +162,6 @@ class Generation:
         if record is None:
             raise Unsure
         return record
-
-    def has_all(self) -> bool:
-        """Whether all that is in the log is in the index, for sure."""
-        size = self.log.size()
-        return size in (self.end, self.index.complete())
 
     # Only for the one process that holds the writer's lock
 

@@ -15,46 +15,46 @@ It is never synced: a table is believed within the boot in which it was made.
 from __future__ import annotations
 
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, repeat
 from zlib import crc32
 
-from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.boot import boot_identity
+from django_kvsessions.stores.semidbm.layout import (
+    BUCKET,
+    CHECKED,
+    COMPACT_AT,
+    COMPLETE_AT,
+    CONTENT,
+    ENDING,
+    FIXED,
+    FREE,
+    HEAD,
+    HEADER,
+    MAGIC,
+    NO_HINT,
+    NUMBER,
+    PRINT,
+    SLOTS,
+    SPARE,
+    VALUE,
+    VALUES,
+    bucket_of,
+    hint,
+    names_itself,
+    pack_check,
+    pack_place,
+    size_of,
+    unpack_value,
+)
 
-__all__ = ["Index", "Unsure", "depth_for", "hint", "names_itself", "slot"]
+__all__ = ["Index", "Unsure", "depth_for"]
 
-HEADER, BUCKET, HEAD = 4096, 256, 16
-#: In a bucket the ends of keys come first, then the values, as many of each.
-ENDING, VALUE, SLOTS = 8, 16, 10
-VALUES = HEAD + SLOTS * ENDING
-#: Buckets behind those that are homes, for what the last of them have no room for.
-SPARE = 64
 SMALLEST, LARGEST = 8, 30
 #: How full a table is made at most, and how full it becomes before it is made anew.
 FILLED, CROWDED = 0.55, 0.6
-#: Where the end of the key begins that a slot has. Sessions' keys are hashes.
-PRINT = KEY_SIZE - ENDING
-#: Seconds that are too many for the hint of when a record expires, and what is in a free slot.
-NO_HINT = 2**32 - 2
-FREE = bytes(8) + b"\xff" * 4 + bytes(4)
-
-MAGIC = b"kvindex3"
-_FIXED = struct.Struct("=8s8s16sQQQQI")
-_NUMBER = struct.Struct("=QI")
-#: Places in the header of two numbers: see ``complete`` and ``compact_from``.
-COMPLETE_AT, COMPACT_AT = 128, 192
-# A file of this machine alone: as its processor has them, so that many are looked at at once.
-_SLOT = struct.Struct("=8sQI")
-_VALUE = struct.Struct("=QII")
-_PLACE = struct.Struct("=QI")
-_CHECK = struct.Struct("=I")
-_BUCKET = struct.Struct("=16x" + "8s" * SLOTS + "12sI" * SLOTS)
-#: How much of a value its checksum is about.
-CHECKED = _PLACE.size
 _CHUNK = 64 * 1024
 #: What is written at once: of larger writes the system makes larger pieces of memory, in
 #: which each later write of a bucket costs many times as much.
@@ -62,11 +62,6 @@ _WRITTEN = 4096
 
 #: Says what a slot is to be in another table; ``None``: nothing.
 Moved = Callable[[bytes], bytes | None]
-#: Of an ending, a place and a hint: what ``Index.runs`` gives and ``Index.write`` takes.
-slot = _SLOT.pack
-unpack_slot = _SLOT.unpack
-unpack_value = _VALUE.unpack_from
-pack_place, pack_check = _PLACE.pack, _CHECK.pack
 
 
 class Unsure(Exception):
@@ -78,22 +73,6 @@ def depth_for(count: int) -> int:
     return max(SMALLEST, min(LARGEST, int(count / SLOTS / FILLED).bit_length()))
 
 
-def names_itself(descriptor: int) -> bool:
-    """Whether a file is a table that was made there: a copy of it is not what others have open."""
-    fixed = os.pread(descriptor, _FIXED.size, 0)
-    if len(fixed) < _FIXED.size:
-        return False
-    magic, *_, own, _, check = _FIXED.unpack(fixed)
-    return bool(
-        magic == MAGIC and crc32(fixed[:-4]) == check and os.fstat(descriptor).st_ino == own
-    )
-
-
-def hint(expires: float) -> int:
-    """Of when a record expires: the second in which that is, or before it."""
-    return int(expires) if 0 <= expires < NO_HINT else NO_HINT if expires > 0 else 0
-
-
 class Index:
     """An open table. The descriptor closes when the last user of this object lets go.
 
@@ -103,15 +82,15 @@ class Index:
     def __init__(self, descriptor: int) -> None:
         """``Unsure`` where the file is no table of this boot."""
         self.descriptor = descriptor
-        self.fixed = fixed = os.pread(descriptor, _FIXED.size, 0)
+        self.fixed = fixed = os.pread(descriptor, FIXED.size, 0)
         if not names_itself(descriptor):
             raise Unsure
-        _, identity, self.boot, device, inode, self.inode, self.depth, _ = _FIXED.unpack(fixed)
+        _, identity, self.boot, device, inode, self.inode, self.depth, _ = FIXED.unpack(fixed)
         #: The device and the inode of the log that it is about.
         self.log = device, inode
         self.homes = 1 << self.depth
         self.shift = 32 - self.depth
-        self.bytes = _size_of(self.depth)
+        self.bytes = size_of(self.depth)
         self.seed = int.from_bytes(identity[:4], sys.byteorder)
         if self.boot != boot_identity() or not self.is_whole():
             raise Unsure
@@ -134,22 +113,19 @@ class Index:
         for number, slots in enumerate(chain(homes, repeat([], SPARE))):
             here = left + slots if left else slots
             left = here[SLOTS:]
-            page.append(_bucket(seed, number, here, bool(left)))
+            page.append(bucket_of(seed, number, here, bool(left)))
             if len(page) == _WRITTEN // BUCKET:
                 position += os.pwrite(descriptor, b"".join(page), position)
                 page.clear()
-        if left or position != _size_of(depth):
+        if left or position != size_of(depth):
             raise Unsure
         own = os.fstat(descriptor).st_ino
-        fixed = _FIXED.pack(MAGIC, identity, boot_identity(), *log, own, depth, 0)[:-4]
+        fixed = FIXED.pack(MAGIC, identity, boot_identity(), *log, own, depth, 0)[:-4]
         os.pwrite(descriptor, fixed + crc32(fixed).to_bytes(4, sys.byteorder), 0)
         return cls(descriptor)
 
-    def rewritten(self, descriptor: int, log: tuple[int, int], depth: int, moved: Moved) -> Index:
-        """A copy with another depth, in an empty file; ``moved`` says where records are now."""
-        return Index.write(descriptor, log, depth, self._by_home(depth, moved))
-
-    def _by_home(self, depth: int, moved: Moved) -> Iterator[list[bytes]]:
+    def by_home(self, depth: int, moved: Moved) -> Iterator[list[bytes]]:
+        """For ``write``: all slots by their homes in another table, as ``moved`` wants them."""
         shift = 32 - depth
         done = 0
         waiting: dict[int, list[bytes]] = {}
@@ -168,34 +144,33 @@ class Index:
         """Up to where all that is in the log is in the table."""
         for _ in range(3):
             # It may have been read while it was written.
-            data = os.pread(self.descriptor, _NUMBER.size, COMPLETE_AT)
-            if len(data) == _NUMBER.size and self._number(data) == data:
-                return int(_NUMBER.unpack(data)[0])
+            data = os.pread(self.descriptor, NUMBER.size, COMPLETE_AT)
+            if len(data) == NUMBER.size and self._number(data) == data:
+                return int(NUMBER.unpack(data)[0])
         raise Unsure
 
     def note_complete(self, end: int) -> None:
-        os.pwrite(self.descriptor, self._number(_NUMBER.pack(end, 0)), COMPLETE_AT)
+        os.pwrite(self.descriptor, self._number(NUMBER.pack(end, 0)), COMPLETE_AT)
 
     @property
     def compact_from(self) -> int:
         """Up to this size of the log a compaction cannot be worth it; a mere hint."""
-        data = os.pread(self.descriptor, _NUMBER.size, COMPACT_AT).ljust(_NUMBER.size, b"\0")
-        return int(_NUMBER.unpack(data)[0]) if self._number(data) == data else 0
+        data = os.pread(self.descriptor, NUMBER.size, COMPACT_AT).ljust(NUMBER.size, b"\0")
+        return int(NUMBER.unpack(data)[0]) if self._number(data) == data else 0
 
     @compact_from.setter
     def compact_from(self, size: int) -> None:
-        os.pwrite(self.descriptor, self._number(_NUMBER.pack(size, 0)), COMPACT_AT)
+        os.pwrite(self.descriptor, self._number(NUMBER.pack(size, 0)), COMPACT_AT)
 
     def _number(self, data: bytes) -> bytes:
         """With the checksum that belongs to it."""
         return data[:8] + crc32(data[:8], self.seed).to_bytes(4, sys.byteorder)
 
     def is_as_it_was(self) -> bool:
-        return os.pread(self.descriptor, _FIXED.size, 0) == self.fixed
+        return os.pread(self.descriptor, FIXED.size, 0) == self.fixed
 
     def is_whole(self) -> bool:
-        """Whether it was not retired since. A third of what reading takes."""
-        # Nobody uses the offset that this moves.
+        """Whether it was not retired since."""
         return os.lseek(self.descriptor, 0, os.SEEK_END) == self.bytes
 
     def retire(self) -> None:
@@ -264,7 +239,7 @@ class Index:
     def _slots(self, bucket: bytes, number: int) -> list[bytes] | None:
         if not self._verifies(bucket, number):
             return None
-        count, seed, found = bucket[5], self.seed, _BUCKET.unpack(bucket)
+        count, seed, found = bucket[5], self.seed, CONTENT.unpack(bucket)
         slots = []
         for ending, value, check in zip(
             found[:count], found[SLOTS::2], found[SLOTS + 1 :: 2], strict=False
@@ -273,28 +248,6 @@ class Index:
                 return None
             slots.append(ending + value)
         return slots
-
-    def columns(self, start: int = 0) -> Iterator[tuple[int, list[int], list[int]]]:
-        """The places and the hints of many slots at a time, free ones too, and the hash that
-        comes next. Nothing is verified: whoever acts upon a place looks there."""
-        step, last = _CHUNK // BUCKET, self.homes + SPARE
-        for chunk in range(start >> self.shift, last, step):
-            count = min(step, last - chunk)
-            data = os.pread(self.descriptor, count * BUCKET, HEADER + chunk * BUCKET)
-            if len(data) != count * BUCKET:
-                raise Unsure
-            places, hints = memoryview(data).cast("Q"), memoryview(data).cast("I")
-            found: tuple[list[int], list[int]] = [], []
-            for at in range(VALUES, BUCKET, VALUE):
-                found[0].extend(places[at // 8 :: BUCKET // 8])
-                found[1].extend(hints[(at + 8) // 4 :: BUCKET // 4])
-            yield chunk + count << self.shift, *found
-
-    def crowding(self) -> float:
-        """How full it is, by a sample."""
-        step = max(1, self.homes // 64)
-        counts = [self.bucket(number)[5] for number in range(0, self.homes, step)]
-        return sum(counts) / len(counts) / SLOTS
 
     # Changing
 
@@ -346,18 +299,3 @@ class Index:
     def _write(self, number: int, data: bytes) -> None:
         check = crc32(data[: VALUES - 4], self.seed ^ number).to_bytes(4, sys.byteorder)
         os.pwrite(self.descriptor, check + data, HEADER + number * BUCKET)
-
-
-def _size_of(depth: int) -> int:
-    return HEADER + ((1 << depth) + SPARE) * BUCKET
-
-
-def _bucket(seed: int, number: int, slots: list[bytes], is_followed: bool) -> bytes:
-    slots = slots[:SLOTS]
-    data = bytes((is_followed, len(slots))) + bytes(10) + b"".join([one[:8] for one in slots])
-    data = data.ljust(VALUES - 4, b"\0")
-    parts = [crc32(data, seed ^ number).to_bytes(4, sys.byteorder), data]
-    for one in slots:
-        parts += one[8:], crc32(one[8:], crc32(one[:8]) ^ seed).to_bytes(4, sys.byteorder)
-    parts.append(FREE * (SLOTS - len(slots)))
-    return b"".join(parts)

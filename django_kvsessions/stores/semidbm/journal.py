@@ -12,17 +12,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
-from django_kvsessions.stores.base import Record, StoreCorrupted, StoreUnavailable
+from django_kvsessions.stores.base import Record, StoreUnavailable
 from django_kvsessions.stores.process import locks
-from django_kvsessions.stores.process.boot import NO_BOOT
+from django_kvsessions.stores.semidbm import files, recovery
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm import recovery
-from django_kvsessions.stores.semidbm.generation import Found, Generation, worth_from
-from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for, names_itself
+from django_kvsessions.stores.semidbm.files import IndexFile, create_log, open_log
+from django_kvsessions.stores.semidbm.generation import Found, Generation
+from django_kvsessions.stores.semidbm.index import Unsure
 from django_kvsessions.stores.semidbm.log import LogFile
 
 __all__ = ["Busy", "Journal", "no_waiting"]
@@ -30,11 +29,6 @@ __all__ = ["Busy", "Journal", "no_waiting"]
 T = TypeVar("T")
 
 security_log = logging.getLogger("django.security.SuspiciousSession")
-
-#: Seconds until files that were swapped by hand are noticed, if not by an access before.
-LOOK_INTERVAL = 1.0
-#: An index that is made anew has this name until it is whole.
-NEW = "index.new"
 
 # True in a call that must not wait for a lock, such as one made on an event loop.
 no_waiting: ContextVar[bool] = ContextVar("no_waiting", default=False)
@@ -50,7 +44,7 @@ class Journal:
     def __init__(self, path: str, lock_timeout: float) -> None:
         self.path = path
         self.data_path = os.path.join(path, "data")
-        self.index_path = os.path.join(path, "index")
+        self.index_file = IndexFile(path)
         self.lock_timeout = lock_timeout
         #: What is open; ``None`` before the first use.
         self.generation: Generation | None = None
@@ -72,15 +66,14 @@ class Journal:
     def close(self) -> Generation | None:
         """Forget the files, which the next use opens again; returns what was open."""
         with self._writing:
-            generation, self.generation = self.generation, None
             self._file_lock.close()
-        return generation
+            generation, self.generation = self.generation, None
+            return generation
 
     def start(self, purpose: str, function: Callable[..., None], *args: object) -> threading.Thread:
         """Run it in a thread that does not keep the process alive."""
         name = f"django_kvsessions {purpose} {self.path}"
-        thread = threading.Thread(target=function, args=args, name=name, daemon=True)
-        thread.start()
+        (thread := threading.Thread(target=function, args=args, name=name, daemon=True)).start()
         return thread
 
     # Reading
@@ -91,17 +84,14 @@ class Journal:
         if generation is None or time.monotonic() >= self.next_look:
             generation = self.current()
         try:
-            record = generation.load(key)
-            if record is not None or generation.has_all():
-                return record
+            return generation.load(key)
         except Unsure:
-            pass
-        # Nothing moves while the writer's lock is held, and whoever has it catches up.
-        self.begin()
-        try:
-            return self.read(key)
-        finally:
-            self.end()
+            # Nothing moves while the writer's lock is held, and whoever has it catches up.
+            self.begin()
+            try:
+                return self.read(key)
+            finally:
+                self.end()
 
     def current(self) -> Generation:
         """What is in the folder, or was at most LOOK_INTERVAL seconds ago."""
@@ -110,7 +100,7 @@ class Journal:
             if clock < self.next_look:
                 return generation
             if self._is_sound(generation):
-                self.next_look = clock + LOOK_INTERVAL
+                self.next_look = clock + files.LOOK_INTERVAL
                 return generation
         # Not while another process puts right what is wrong, or has done so already.
         self.next_look = 0.0
@@ -157,27 +147,12 @@ class Journal:
             index = generation.index
             return (
                 generation.log.is_at(self.data_path)
-                and os.stat(self.index_path).st_ino == index.inode
+                and self.index_file.inode() == index.inode
                 and index.is_as_it_was()
                 and generation.noted <= index.complete() <= generation.log.size()
             )
         except (FileNotFoundError, Unsure):
             return False
-
-    def _open_log(self) -> LogFile | None:
-        try:
-            log = LogFile(os.open(self.data_path, os.O_RDWR | os.O_APPEND))
-        except FileNotFoundError:
-            return None
-        header = log.read(len(logfile.FILE_HEADER), 0)
-        if len(header) < len(logfile.FILE_HEADER):
-            return None
-        if header != logfile.FILE_HEADER:
-            raise StoreCorrupted(
-                f"{self.data_path} is not a session store: it does not begin as a semidbm "
-                "file does. Name another folder as LOCATION, or move the file away."
-            )
-        return log
 
     # Writing
 
@@ -192,11 +167,10 @@ class Journal:
             raise self._locked_out("a thread of this process")
         try:
             self._file_lock.acquire(timeout)
-        except locks.LockTimeout:
+        except BaseException as error:
             self._writing.release()
-            raise self._locked_out("another process") from None
-        except BaseException:
-            self._writing.release()
+            if isinstance(error, locks.LockTimeout):
+                raise self._locked_out("another process") from None
             raise
         try:
             generation = self.generation
@@ -291,7 +265,7 @@ class Journal:
         if generation is None or is_due or not generation.index.is_whole():
             if generation is None or not self._is_sound(generation):
                 return self._reopen()
-            self.next_look = time.monotonic() + LOOK_INTERVAL
+            self.next_look = time.monotonic() + files.LOOK_INTERVAL
         try:
             generation.catch_up()
         except Unsure:
@@ -305,15 +279,11 @@ class Journal:
             log: LogFile | None = former.log
             sure = former.end
         else:
-            log = self._open_log()
+            log = open_log(self.data_path)
         if log is None:
-            return self._rebuild(self._create_log())
+            return self._rebuild(create_log(self.data_path))
         try:
-            index = Index(os.open(self.index_path, os.O_RDWR))
-            # Where nobody tells one boot from another: since then somebody has the log open.
-            if index.log != log.identity or (index.boot == NO_BOOT and log.is_alone()):
-                raise Unsure
-            generation = Generation(log, index)
+            generation = Generation(log, self.index_file.open(log))
             generation.catch_up()
         except (FileNotFoundError, Unsure):
             return self._rebuild(log, sure=sure)
@@ -323,63 +293,9 @@ class Journal:
         """Make an index from the log. ``sure``: as of ``recovery.Contents.recover``."""
         if no_waiting.get():
             raise Busy
-        contents = recovery.Contents(log)
-        contents.recover(self.path, sure=sure)
-        depth = depth_for(len(contents.index))
-        index = self.write_index(
-            NEW, lambda file: Index.write(file, log.identity, depth, contents.by_home(depth))
-        )
-        generation = Generation(log, index)
-        index.note_complete(contents.end)
-        generation.end = generation.noted = contents.end
-        generation.compact_from = index.compact_from = worth_from(contents.live_bytes())
-        generation.damaged = contents.damaged
-        generation.mark()
-        self._retire(log)
-        self.publish_index(NEW)
-        return self.use(generation)
+        return self.use(recovery.remade(log, self.index_file, self.path, sure=sure))
 
     def use(self, generation: Generation) -> Generation:
         self.generation = generation
-        self.next_look = time.monotonic() + LOOK_INTERVAL
+        self.next_look = time.monotonic() + files.LOOK_INTERVAL
         return generation
-
-    def write_index(self, name: str, write: Callable[[int], Index]) -> Index:
-        """Fill an empty file of that name, which is to be the index."""
-        path = os.path.join(self.path, name)
-        with suppress(FileNotFoundError):
-            os.unlink(path)  # left by a process that was killed
-        try:
-            return write(locks.open_private(path, os.O_RDWR))
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            raise
-
-    def publish_index(self, name: str) -> None:
-        """Let it be the index, when the one before is retired."""
-        os.rename(os.path.join(self.path, name), self.index_path)
-
-    def _retire(self, log: LogFile) -> None:
-        """Let no process believe in the index that there was."""
-        is_theirs = False
-        with suppress(FileNotFoundError):
-            descriptor = os.open(self.index_path, os.O_RDWR)
-            try:
-                is_theirs = names_itself(descriptor)
-                os.ftruncate(descriptor, 0)
-            finally:
-                os.close(descriptor)
-        if not is_theirs and not log.is_alone():
-            # What others have open was removed or replaced by hand. Each looks for it before
-            # that time is over.
-            time.sleep(1.1 * LOOK_INTERVAL)
-
-    def _create_log(self) -> LogFile:
-        log = LogFile(locks.open_private(self.data_path, os.O_RDWR | os.O_APPEND))
-        # A process may have died between making the file and writing its header.
-        log.truncate(0)
-        log.append(logfile.FILE_HEADER)
-        log.sync()
-        locks.sync_folder(self.path)
-        return log

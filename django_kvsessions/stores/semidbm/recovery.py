@@ -16,10 +16,13 @@ from zlib import crc32
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
-from django_kvsessions.stores.semidbm.index import PRINT, hint, slot, unpack_slot
+from django_kvsessions.stores.semidbm.files import IndexFile
+from django_kvsessions.stores.semidbm.generation import Generation, worth_from
+from django_kvsessions.stores.semidbm.index import Index, depth_for
+from django_kvsessions.stores.semidbm.layout import PRINT, hint, slot, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
-__all__ = ["Contents", "note_synced", "quarantined"]
+__all__ = ["note_synced", "quarantined", "remade"]
 
 logger = logging.getLogger("django_kvsessions")
 
@@ -28,6 +31,8 @@ _NOTE = struct.Struct(">QQQ")
 _CRC = struct.Struct(">I")
 #: In how many bits a key may differ from that of a session, and be taken for it.
 FLIPPED_BITS = 8
+#: An index that is made anew has this name until it is whole.
+NEW = "index.new"
 
 
 def note_synced(log: LogFile, end: int, folder: str) -> None:
@@ -52,6 +57,25 @@ def _synced(log: LogFile, folder: str) -> int:
     *identity, end = _NOTE.unpack_from(data)
     # A copy of the folder is another file, and so is what a compaction has made.
     return int(end) if tuple(identity) == log.identity else 0
+
+
+def remade(log: LogFile, index_file: IndexFile, folder: str, *, sure: int = 0) -> Generation:
+    """A log with an index that is made from it. ``sure``: as of ``Contents.recover``."""
+    contents = Contents(log)
+    contents.recover(folder, sure=sure)
+    depth = depth_for(len(contents.index))
+    index = index_file.write(
+        NEW, lambda file: Index.write(file, log.identity, depth, contents.by_home(depth))
+    )
+    generation = Generation(log, index)
+    index.note_complete(contents.end)
+    generation.end = generation.noted = contents.end
+    generation.compact_from = index.compact_from = worth_from(contents.live_bytes())
+    generation.damaged = contents.damaged
+    generation.mark()
+    index_file.retire(log)
+    index_file.publish(NEW)
+    return generation
 
 
 class Contents:

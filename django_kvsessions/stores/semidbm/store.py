@@ -13,6 +13,7 @@ one start of the machine), ``index.new`` (while it is made anew from the log), `
 
 from __future__ import annotations
 
+# Longer than 300 lines: each method of the contract is a few of them, and none is about files.
 import atexit
 import contextlib
 import os
@@ -27,7 +28,7 @@ from django_kvsessions.stores import options
 from django_kvsessions.stores.base import Record, Store, StoreStats
 from django_kvsessions.stores.process import forks
 from django_kvsessions.stores.process.locks import fcntl
-from django_kvsessions.stores.semidbm import backups
+from django_kvsessions.stores.semidbm import backups, survey
 from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
@@ -37,6 +38,7 @@ from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
 from django_kvsessions.stores.semidbm.owners import Owners
 from django_kvsessions.stores.semidbm.recovery import quarantined
 from django_kvsessions.stores.semidbm.syncing import Syncer
+from django_kvsessions.stores.semidbm.walking import walk
 
 __all__ = ["SemidbmStore"]
 
@@ -172,7 +174,7 @@ class SemidbmStore(Store):
     def delete_expired(self, *, batch_size: int = 1000) -> Iterator[int]:
         """Looks at every entry of the index, and compacts the log where that pays."""
         keys: list[bytes] = []
-        for more in self._parts(Generation.expired):
+        for more in walk(self._journal, survey.expired):
             keys += more
             while len(keys) >= batch_size:
                 yield self._delete_still_expired(keys[:batch_size])
@@ -184,7 +186,7 @@ class SemidbmStore(Store):
             self.compact()
 
     def scan(self) -> Iterator[tuple[bytes, Record]]:
-        for keys in self._parts(Generation.keys):
+        for keys in walk(self._journal, survey.keys):
             for key in keys:
                 if (record := self.load(key)) is not None:
                     yield key, record
@@ -213,7 +215,7 @@ class SemidbmStore(Store):
         self._journal.current()
 
     def stats(self) -> StoreStats:
-        return self._surely(Generation.stats)
+        return self._surely(lambda generation: survey.stats(generation.log, generation.index))
 
     def faults(self) -> Iterator[str]:
         return quarantined(self.path)
@@ -242,11 +244,8 @@ class SemidbmStore(Store):
         journal = self._journal
         if journal.generation is not None and time.monotonic() < journal.next_look:
             self.check_key(key)
-            generation = journal.generation
             with contextlib.suppress(Unsure, OSError):
-                record = generation.load(key)
-                if record is not None or generation.has_all():
-                    return record
+                return journal.generation.load(key)
         # It may have to wait for a lock, or until the index has been made anew.
         return await self.call_in_thread(self.load, key)
 
@@ -269,27 +268,6 @@ class SemidbmStore(Store):
     def _keys_of(self, owner: bytes) -> list[bytes]:
         generation, end = self._journal.settled()
         return self._owners.keys(generation.log, end, owner)
-
-    def _parts(
-        self, look: Callable[[Generation, int], Iterator[tuple[int, list[bytes]]]]
-    ) -> Iterator[list[bytes]]:
-        """Keys, by parts of the index in the order of its hashes.
-
-        Where it is replaced meanwhile, or is mended, that goes on in the new one.
-        """
-        start = 0
-        while start < 2**32:
-            generation = self._surely(lambda generation: generation)
-            try:
-                for end, found in look(generation, start):
-                    yield found
-                    start = end
-            except (Unsure, logfile.Damaged) as error:
-                self._mend(generation, error)
-
-    @reports_os_errors
-    def _mend(self, generation: Generation, error: Exception) -> None:
-        self._journal.mend(generation, error)
 
     @reports_os_errors
     def _delete_still_expired(self, keys: list[bytes]) -> int:

@@ -30,6 +30,8 @@ class Syncer:
         #: Whether something written waits for the thread that syncs.
         self.unsynced = threading.Event()
         self._syncing = threading.Lock()
+        #: Held by the thread that syncs, while it does.
+        self._under_way = threading.Lock()
         self._synced: tuple[LogFile | None, int] = (None, 0)
         self._since = 0.0
         self._thread: threading.Thread | None = None
@@ -55,8 +57,9 @@ class Syncer:
             if self.unsynced.wait(IDLE_SYNCER):
                 # Not since the last sync has ended, which may have taken long.
                 time.sleep(max(0.0, self._since + SYNC_INTERVAL - time.monotonic()))
-                self.unsynced.clear()
-                self._sync_now()
+                with self._under_way:
+                    self.unsynced.clear()
+                    self._sync_now()
             else:
                 with self._syncing:
                     if not self.unsynced.is_set():
@@ -64,8 +67,9 @@ class Syncer:
                         return
 
     def sync_at_close(self, generation: Generation) -> None:
-        if self.unsynced.is_set():
-            self._sync_log(generation)
+        with self._under_way:
+            if self.unsynced.is_set():
+                self._sync_log(generation)
 
     def _sync_log(self, generation: Generation) -> int:
         # All that is parsed is whole in the log.
