@@ -16,8 +16,9 @@ from zlib import crc32
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
+from django_kvsessions.stores.semidbm import survey
 from django_kvsessions.stores.semidbm.files import IndexFile
-from django_kvsessions.stores.semidbm.generation import Generation
+from django_kvsessions.stores.semidbm.generation import Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Index, depth_for
 from django_kvsessions.stores.semidbm.layout import PRINT, slot_of, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
@@ -70,6 +71,7 @@ def remade(log: LogFile, index_file: IndexFile, folder: str, *, sure: int = 0) -
     generation = Generation(log, index)
     index.note_complete(contents.end)
     generation.end = generation.noted = contents.end
+    generation.compact_from = index.compact_from = worth_from(survey.live(index)[1])
     generation.damaged = contents.damaged
     generation.mark()
     index_file.retire(log)
