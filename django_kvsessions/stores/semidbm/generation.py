@@ -90,6 +90,13 @@ class Generation:
         """Whether it may be worth a compaction, or a larger index."""
         return self.damaged or self.crowded or self.end > self.compact_from
 
+    def is_behind(self) -> bool:
+        """Whether the log may have what the index does not; an older copy of it does not."""
+        try:
+            return self.index.complete() != self.log.size()
+        except Unsure:
+            return True
+
     def needs_compaction(self, *, anew: bool = False) -> bool:
         """Whether garbage, and what has expired, is worth it. Looks at every slot.
 
@@ -256,17 +263,20 @@ class Generation:
             self.log.append(logfile.nothing())
             self.take_in(self.log.size())
 
-    def catch_up(self) -> None:
+    def catch_up(self, *, anew: bool = False) -> None:
         """Enter what others have appended, and have not entered yet.
 
-        ``Unsure`` where some of that does not verify: it may be in the index nevertheless.
+        ``anew``: what the index does not say that it has, too, for an older copy may have been
+        written over it. ``Unsure`` where some does not verify: it may be in it nevertheless.
         """
         complete, size = self.index.complete(), self.log.size()
         if not self.noted <= complete <= size:
             raise Unsure
-        if (complete, size) != (self.noted, self.end):
-            self.end = self.noted = complete
+        is_behind = (complete, size) != (self.noted, self.end)
+        if is_behind:
             self._beside_others = BESIDE_OTHERS
+        if is_behind or (anew and complete < size):
+            self.end = self.noted = complete
             self._forget()
             if size > complete:
                 self.take_in(size)

@@ -14,6 +14,7 @@ It is never synced: a table is believed within the boot in which it was made.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -113,7 +114,10 @@ class Index:
             if len(page) == _WRITTEN // BUCKET:
                 position += os.pwrite(descriptor, b"".join(page), position)
                 page.clear()
-        if left or position != size_of(depth):
+        if position != size_of(depth):
+            # A disk that fills up takes a part and says so only at the next write.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if left:
             raise Unsure
         own = os.fstat(descriptor).st_ino
         fixed = FIXED.pack(MAGIC, identity, boot_identity(), *log, own, depth, 0)[:-4]

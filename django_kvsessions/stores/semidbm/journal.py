@@ -7,6 +7,7 @@ does not verify is set aside, and an index that cannot be believed is made anew.
 
 from __future__ import annotations
 
+# Longer than 300 lines: who may read and write when is best judged in one place.
 import logging
 import os
 import threading
@@ -98,14 +99,25 @@ class Journal:
         generation, clock = self.generation, time.monotonic()
         if generation is not None and clock < self.next_look:
             return generation
-        if generation is not None and self._is_sound(generation):
+        is_sound = generation is not None and self._is_sound(generation)
+        if generation is not None and is_sound and not generation.is_behind():
             self.next_look = clock + files.LOOK_INTERVAL
             return generation
         # Not while another process puts right what is wrong, or has done so already.
         self.next_look = 0.0
-        generation = self.begin()
+        token = no_waiting.set(no_waiting.get() or is_sound)
+        try:
+            now = self.begin()
+        except (Busy, OSError):
+            if generation is None or not is_sound:
+                raise
+            # Whoever has the lock looks too.
+            self.next_look = clock + files.LOOK_INTERVAL
+            return generation
+        finally:
+            no_waiting.reset(token)
         self.end()
-        return generation
+        return now
 
     def settled(self) -> tuple[Generation, int]:
         """What there is, and where its log ends with all in it that was acknowledged before."""
@@ -207,7 +219,11 @@ class Journal:
         try:
             return generation, generation.look(key)
         except Unsure:
-            return self._surely(lambda generation: (generation, generation.locate(key)))
+            return self.locate(key)
+
+    def locate(self, key: bytes) -> tuple[Generation, Found]:
+        """Likewise, with the bucket, which nothing that is kept in mind has."""
+        return self._surely(lambda generation: (generation, generation.locate(key)))
 
     def read(self, key: bytes) -> Record | None:
         """A live record."""
@@ -251,11 +267,11 @@ class Journal:
         assert self.generation is not None
         return self.generation
 
-    def _renew(self) -> Generation:
+    def _renew(self, sure: int = 0) -> Generation:
         """Go on with the files that are there now, or mend those that are open."""
         generation = self._opened()
         if self._is_sound(generation):
-            return self._rebuild(generation.log, sure=generation.end)
+            return self._rebuild(generation.log, sure=max(sure, generation.end))
         return self._reopen()
 
     def _catch_up(self) -> Generation:
@@ -265,10 +281,12 @@ class Journal:
             if generation is None or not self._is_sound(generation):
                 return self._reopen()
             self.next_look = time.monotonic() + files.LOOK_INTERVAL
+        sure = generation.end
         try:
-            generation.catch_up()
+            generation.catch_up(anew=is_due)
         except Unsure:
-            return self._renew()
+            # The end of the log may say that there is another one.
+            return self._renew(sure)
         return generation
 
     def _reopen(self) -> Generation:

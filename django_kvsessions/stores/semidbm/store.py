@@ -162,7 +162,7 @@ class SemidbmStore(Store):
         journal = self._journal
         journal.begin()
         try:
-            generation, found = journal.look(key)
+            generation, found = journal.locate(key)
             if not found.place:
                 return False
             generation.remove({key: found})
@@ -275,10 +275,13 @@ class SemidbmStore(Store):
         journal.begin()
         try:
             limit = time.time()
-            looked = ((key, journal.look(key)[1]) for key in keys)
-            expired = {key: one for key, one in looked if one.place and one.expires <= limit}
-            generation = journal.generation
-            assert generation is not None
+            looked = [journal.locate(key) for key in keys]
+            while any(generation is not looked[-1][0] for generation, _ in looked):
+                # The index was made anew meanwhile: what was found before is not there.
+                looked = [journal.locate(key) for key in keys]
+            found = dict(zip(keys, (one for _, one in looked), strict=True))
+            expired = {k: one for k, one in found.items() if one.place and one.expires <= limit}
+            generation = looked[-1][0]
             if expired:
                 generation.remove(expired)
         finally:
