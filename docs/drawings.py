@@ -78,35 +78,37 @@ def request() -> Drawing:
 
 def log() -> Drawing:
     """semidbm's file and its index."""
-    drawing = Drawing("The log file of semidbm, and the index that each process keeps", 760, 270)
+    drawing = Drawing("The log file of semidbm, and the index that all processes share", 760, 270)
     drawing.text(10, 28, "sessions/data: records one after the other", anchor="start")
     records = ["header", "put A", "put B", "put A again", "delete B", "put C"]
     for number, name in enumerate(records):
         kind = "box gone" if name in ("put A", "put B") else "ours"
         drawing.box(10 + number * 122, 42, 116, 44, name, kind="box" if not number else kind)
     drawing.text(10, 112, "dashed: garbage, until a compaction leaves it out", "small", "start")
-    drawing.text(10, 160, "each process: an index in memory", anchor="start")
-    drawing.box(10, 174, 230, 54, "A", "expiry, start, size: one integer", kind="box")
-    drawing.box(250, 174, 230, 54, "C", "expiry, start, size", kind="box")
+    drawing.text(10, 160, "sessions/index, shared by all", anchor="start")
+    drawing.box(10, 174, 230, 54, "A", "start, size, expiry", kind="box")
+    drawing.box(250, 174, 230, 54, "C", "start, size, expiry", kind="box")
     drawing.arrow(200, 174, 440, 88)
     drawing.arrow(420, 174, 670, 88)
-    drawing.text(620, 206, "a load is one pread", "small")
+    drawing.text(620, 206, "a load: one pread here, one there", "small")
     drawing.text(
-        10, 256, "a write is one append under a lock; a reader takes none", "small", "start"
+        10, 256, "a write: append, then enter, under a lock; a reader takes none", "small", "start"
     )
     return drawing
 
 
 def compaction() -> Drawing:
     """How a log is rewritten while others write."""
-    drawing = Drawing("A compaction copies live records and renames the new file", 760, 220)
-    drawing.box(10, 20, 220, 46, "data", "live records and garbage")
-    drawing.box(270, 20, 220, 46, "data.new", "live records copied, no lock", kind="ours")
-    drawing.box(530, 20, 220, 46, "data", "renamed into its place", kind="ours")
+    drawing = Drawing("A compaction copies live records and renames the new files", 760, 220)
+    drawing.box(10, 20, 220, 46, "data, index", "live records and garbage")
+    drawing.box(
+        270, 20, 220, 46, "data.new, index.copy", "live records copied, no lock", kind="ours"
+    )
+    drawing.box(530, 20, 220, 46, "data, index", "renamed into their places", kind="ours")
     drawing.arrow(230, 43, 270, 43)
     drawing.arrow(490, 43, 530, 43)
     drawing.box(10, 120, 480, 50, "writers go on", "the last 64 KiB are copied under the lock")
-    drawing.box(530, 120, 220, 50, "other processes", "keep their index, move over", kind="box")
+    drawing.box(530, 120, 220, 50, "other processes", "open the new log and index", kind="box")
     drawing.arrow(640, 66, 640, 120)
     drawing.arrow(250, 120, 250, 68)
     drawing.text(380, 205, "nobody stops for it", "small")

@@ -201,7 +201,6 @@ def kill_at_each_call(place: Path, scenario: str, limit: int) -> tuple[int, int]
                 held = after(held, turn, operation)
             if first:
                 loaded(beside, set(held))
-                inode = (folder / "index").stat().st_ino
                 prepare(scenario, folder / "index")
             Compaction.soon = soon  # type: ignore[method-assign]
             if not calls:

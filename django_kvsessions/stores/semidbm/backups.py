@@ -26,15 +26,12 @@ def copy_log(
         path = os.path.join(temporary, "data")
         for attempt in range(_ATTEMPTS):
             # The open file stays whole, also where a compaction replaces it meanwhile.
-            log = journal.current().log
-            end = log.size()
+            generation, end = journal.settled()
+            log = generation.log
             copy = _open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC)
             for position in range(0, end, _CHUNK):
                 copy.append(log.read(min(_CHUNK, end - position), position))
-            verified = _verified_end(copy)
-            if logfile.find_record(copy, verified + 1, end) is None:
-                # What may be left is of a record that is being written.
-                copy.truncate(verified)
+            if _verified_end(copy) == end:
                 return
             time.sleep(0.1 * attempt)
             compact()

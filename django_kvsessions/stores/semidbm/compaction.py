@@ -19,7 +19,7 @@ from django_kvsessions.stores.semidbm import survey
 from django_kvsessions.stores.semidbm.generation import Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Index, Unsure, depth_for
 from django_kvsessions.stores.semidbm.journal import Journal
-from django_kvsessions.stores.semidbm.layout import slot, unpack_slot
+from django_kvsessions.stores.semidbm.layout import slot_of, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 from django_kvsessions.stores.semidbm.recovery import note_synced
 
@@ -236,7 +236,7 @@ class Copy(Pace):
         self._buffer += data
         if len(self._buffer) > BUFFER:
             self.flush()
-        return slot(ending, logfile.place_of(start, place & logfile.MAX_VALUE_SIZE), expires)
+        return slot_of(ending, logfile.place_of(start, place & logfile.MAX_VALUE_SIZE), expires)
 
     def flush(self) -> None:
         self._new.append(bytes(self._buffer))

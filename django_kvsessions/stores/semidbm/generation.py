@@ -13,12 +13,15 @@ from django_kvsessions.stores.semidbm import survey
 from django_kvsessions.stores.semidbm.index import CROWDED, Index, Unsure
 from django_kvsessions.stores.semidbm.layout import (
     BUCKET,
-    CHECKED,
+    ENDING,
     HEAD,
     HEADER,
     PRINT,
+    RESIDUE,
     SLOTS,
+    VALUE,
     VALUES,
+    slot_of,
     unpack_value,
 )
 from django_kvsessions.stores.semidbm.log import LogFile
@@ -125,8 +128,8 @@ class Generation:
         at = bucket.find(ending, HEAD, VALUES) - HEAD
         if at >= 0 and not at & 7:
             value = VALUES + (at << 1)
-            place, _, expected = unpack_value(bucket, value)
-            if crc32(bucket[value : value + CHECKED], check ^ index.seed) == expected:
+            if crc32(bucket[value : value + VALUE], check) == RESIDUE:
+                place, _ = unpack_value(bucket, value)
                 record = logfile.read_record(self.log, key, place)
                 if record is not None:
                     expires, seen = record[1], self._seen
@@ -197,7 +200,7 @@ class Generation:
         start = self.end
         end = start + len(data)
         place = start << 24 | len(data) - logfile.OVERHEAD
-        value = self.index.value(key[PRINT:], place, record[1])
+        value = slot_of(key[PRINT:], place, record[1])[ENDING:]
         self.log.append(data)
         _, number, slot, _, _, _, bucket = found
         if slot < 0:
@@ -285,7 +288,7 @@ class Generation:
         changes: dict[bytes, bytes | None] = {}
         for key, start, end, size, expires in logfile.read_log(self.log, self.end, stop):
             place = logfile.place_of(start, size)
-            changes[key] = self.index.value(key[PRINT:], place, expires) if size > 0 else None
+            changes[key] = slot_of(key[PRINT:], place, expires)[ENDING:] if size > 0 else None
             self.end = end
         for key, value in changes.items():
             self.enter(key, value)

@@ -25,7 +25,6 @@ from zlib import crc32
 from django_kvsessions.stores.process.boot import boot_identity
 from django_kvsessions.stores.semidbm.layout import (
     BUCKET,
-    CHECKED,
     COMPACT_AT,
     COMPLETE_AT,
     CONTENT,
@@ -35,18 +34,15 @@ from django_kvsessions.stores.semidbm.layout import (
     HEAD,
     HEADER,
     MAGIC,
-    NO_HINT,
     NUMBER,
     PRINT,
+    RESIDUE,
     SLOTS,
     SPARE,
     VALUE,
     VALUES,
     bucket_of,
-    hint,
     names_itself,
-    pack_check,
-    pack_place,
     size_of,
     unpack_value,
 )
@@ -114,7 +110,7 @@ class Index:
         for number, slots in enumerate(chain(homes, repeat([], SPARE))):
             here = left + slots if left else slots
             left = here[SLOTS:]
-            page.append(bucket_of(seed, number, here, bool(left)))
+            page.append(bucket_of(seed ^ number, here[:SLOTS], bool(left)))
             if len(page) == _WRITTEN // BUCKET:
                 position += os.pwrite(descriptor, b"".join(page), position)
                 page.clear()
@@ -207,11 +203,10 @@ class Index:
     def place(self, bucket: bytes, at: int) -> int:
         """Where the record of a slot is; ``Unsure`` where that does not verify."""
         start = VALUES + at * VALUE
-        place, _, check = unpack_value(bucket, start)
         ending = bucket[HEAD + at * ENDING : HEAD + at * ENDING + ENDING]
-        if crc32(bucket[start : start + CHECKED], crc32(ending) ^ self.seed) != check:
+        if crc32(bucket[start : start + VALUE], crc32(ending)) != RESIDUE:
             raise Unsure
-        return int(place)
+        return int(unpack_value(bucket, start)[0])
 
     def runs(self, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """All slots, of some homes after the other, and the hash that comes next.
@@ -243,22 +238,15 @@ class Index:
     def _slots(self, bucket: bytes, number: int) -> list[bytes] | None:
         if not self._verifies(bucket, number):
             return None
-        count, seed, found = bucket[5], self.seed, CONTENT.unpack(bucket)
+        found = CONTENT.unpack(bucket)
         slots = []
-        for ending, value, check in zip(
-            found[:count], found[SLOTS::2], found[SLOTS + 1 :: 2], strict=False
-        ):
-            if crc32(value, crc32(ending) ^ seed) != check:
+        for ending, value in zip(found[: bucket[5]], found[SLOTS:], strict=False):
+            if crc32(value, crc32(ending)) != RESIDUE:
                 return None
             slots.append(ending + value)
         return slots
 
     # Changing
-
-    def value(self, ending: bytes, place: int, expires: float) -> bytes:
-        """What a slot has for the end of a key."""
-        checked = pack_place(place, int(expires) if 0 <= expires < NO_HINT else hint(expires))
-        return checked + pack_check(crc32(checked, crc32(ending) ^ self.seed))
 
     def room(self, key: bytes) -> tuple[int, bytes]:
         """Which bucket has room for a key that is not there.

@@ -7,6 +7,7 @@ does not verify is set aside, and an index that cannot be believed is made anew.
 
 from __future__ import annotations
 
+# Longer than 300 lines: who may read and write when is best judged in one place.
 import logging
 import os
 import threading
@@ -96,36 +97,27 @@ class Journal:
     def current(self) -> Generation:
         """What is in the folder, or was at most LOOK_INTERVAL seconds ago."""
         generation, clock = self.generation, time.monotonic()
-        if generation is not None:
-            if clock < self.next_look:
-                return generation
-            if self._is_sound(generation):
-                if not generation.is_behind():
-                    self.next_look = clock + files.LOOK_INTERVAL
-                    return generation
-                if (now := self._entered()) is not None:
-                    return now
-                # Whoever has the lock looks too.
-                self.next_look = clock + files.LOOK_INTERVAL
-                return generation
+        if generation is not None and clock < self.next_look:
+            return generation
+        is_sound = generation is not None and self._is_sound(generation)
+        if generation is not None and is_sound and not generation.is_behind():
+            self.next_look = clock + files.LOOK_INTERVAL
+            return generation
         # Not while another process puts right what is wrong, or has done so already.
         self.next_look = 0.0
-        generation = self.begin()
-        self.end()
-        return generation
-
-    def _entered(self) -> Generation | None:
-        """What there is, when all is in the index; ``None`` where that would have to wait."""
-        token = no_waiting.set(True)
+        token = no_waiting.set(no_waiting.get() or is_sound)
         try:
-            self.next_look = 0.0
-            generation = self.begin()
+            now = self.begin()
         except (Busy, OSError):
-            return None
+            if generation is None or not is_sound:
+                raise
+            # Whoever has the lock looks too.
+            self.next_look = clock + files.LOOK_INTERVAL
+            return generation
         finally:
             no_waiting.reset(token)
         self.end()
-        return generation
+        return now
 
     def settled(self) -> tuple[Generation, int]:
         """What there is, and where its log ends with all in it that was acknowledged before."""

@@ -32,19 +32,24 @@ NUMBER = struct.Struct("=QI")
 #: Places in the header of two numbers: see ``complete`` and ``compact_from``.
 COMPLETE_AT, COMPACT_AT = 128, 192
 # A file of this machine alone: as its processor has them, so that many are looked at at once.
-_SLOT = struct.Struct("=8sQI")
-_VALUE = struct.Struct("=QII")
+_SLOT = struct.Struct("=8sQI4x")
+_VALUE = struct.Struct("=QI4x")
 _PLACE = struct.Struct("=QI")
-_CHECK = struct.Struct("=I")
-CONTENT = struct.Struct("=16x" + "8s" * SLOTS + "12sI" * SLOTS)
-#: How much of a value its checksum is about.
-CHECKED = _PLACE.size
+_CHECK = struct.Struct("<I")
+CONTENT = struct.Struct("=16x" + "8s" * SLOTS + "16s" * SLOTS)
+#: The CRC-32 of all that ends with its own CRC-32.
+RESIDUE = 0x2144DF1C
 
-#: Of an ending, a place and a hint: what ``Index.runs`` gives and ``Index.write`` takes.
-slot = _SLOT.pack
 unpack_slot = _SLOT.unpack
 unpack_value = _VALUE.unpack_from
-pack_place, pack_check = _PLACE.pack, _CHECK.pack
+_pack_place, _pack_check = _PLACE.pack, _CHECK.pack
+
+
+def slot_of(ending: bytes, place: int, expires: float) -> bytes:
+    """Of the end of a key: what ``Index.runs`` gives and ``Index.write`` takes."""
+    second = int(expires) if 0 <= expires < NO_HINT else NO_HINT if expires > 0 else 0
+    checked = _pack_place(place, second)
+    return ending + checked + _pack_check(crc32(checked, crc32(ending)))
 
 
 def names_itself(descriptor: int) -> bool:
@@ -58,21 +63,14 @@ def names_itself(descriptor: int) -> bool:
     )
 
 
-def hint(expires: float) -> int:
-    """Of when a record expires: the second in which that is, or before it."""
-    return int(expires) if 0 <= expires < NO_HINT else NO_HINT if expires > 0 else 0
-
-
 def size_of(depth: int) -> int:
     return HEADER + ((1 << depth) + SPARE) * BUCKET
 
 
-def bucket_of(seed: int, number: int, slots: list[bytes], is_followed: bool) -> bytes:
-    slots = slots[:SLOTS]
-    data = bytes((is_followed, len(slots))) + bytes(10) + b"".join([one[:8] for one in slots])
-    data = data.ljust(VALUES - 4, b"\0")
-    parts = [crc32(data, seed ^ number).to_bytes(4, sys.byteorder), data]
-    for one in slots:
-        parts += one[8:], crc32(one[8:], crc32(one[:8]) ^ seed).to_bytes(4, sys.byteorder)
-    parts.append(FREE * (SLOTS - len(slots)))
-    return b"".join(parts)
+def bucket_of(seed: int, slots: list[bytes], is_followed: bool) -> bytes:
+    count = len(slots)
+    ends = b"".join([one[:ENDING] for one in slots])
+    data = b"%c%c%b%b" % (is_followed, count, bytes(10), ends.ljust(SLOTS * ENDING, b"\0"))
+    values = b"".join([one[ENDING:] for one in slots])
+    check = crc32(data, seed).to_bytes(4, sys.byteorder)
+    return b"".join((check, data, values, FREE * (SLOTS - count)))

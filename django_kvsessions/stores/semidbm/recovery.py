@@ -16,10 +16,11 @@ from zlib import crc32
 from django_kvsessions.stores.base import KEY_SIZE
 from django_kvsessions.stores.process.locks import open_private
 from django_kvsessions.stores.semidbm import log as logfile
+from django_kvsessions.stores.semidbm import survey
 from django_kvsessions.stores.semidbm.files import IndexFile
 from django_kvsessions.stores.semidbm.generation import Generation, worth_from
 from django_kvsessions.stores.semidbm.index import Index, depth_for
-from django_kvsessions.stores.semidbm.layout import PRINT, hint, slot, unpack_slot
+from django_kvsessions.stores.semidbm.layout import PRINT, slot_of, unpack_slot
 from django_kvsessions.stores.semidbm.log import LogFile
 
 __all__ = ["note_synced", "quarantined", "remade"]
@@ -70,7 +71,7 @@ def remade(log: LogFile, index_file: IndexFile, folder: str, *, sure: int = 0) -
     generation = Generation(log, index)
     index.note_complete(contents.end)
     generation.end = generation.noted = contents.end
-    generation.compact_from = index.compact_from = worth_from(contents.live_bytes())
+    generation.compact_from = index.compact_from = worth_from(survey.live(index)[1])
     generation.damaged = contents.damaged
     generation.mark()
     index_file.retire(log)
@@ -93,14 +94,11 @@ class Contents:
         index, end = self.index, self.end
         for key, start, following, size, expires in logfile.read_log(self.log, end, stop):
             if size > 0:
-                index[key] = slot(key[PRINT:], start << 24 | size, hint(expires))
+                index[key] = slot_of(key[PRINT:], start << 24 | size, expires)
             else:
                 index.pop(key, None)
             end = following
         self.end = end
-
-    def live_bytes(self) -> int:
-        return sum(logfile.record_bytes(unpack_slot(one)[1]) for one in self.index.values())
 
     def by_home(self, depth: int) -> Iterable[list[bytes]]:
         """For an index: the slots of each home."""
@@ -152,7 +150,7 @@ class Contents:
             ending, place, expires = unpack_slot(self.index[key])
             start = self._append(log.read(logfile.record_bytes(place), place >> 24))
             place = logfile.place_of(start, place & logfile.MAX_VALUE_SIZE)
-            self.index[key] = slot(ending, place, expires)
+            self.index[key] = slot_of(ending, place, expires)
         for key in gone - self.index.keys():
             self._append(logfile.deletion(key))
 

@@ -4,10 +4,11 @@ One writer at a time holds a lock file; readers take no lock. An index on disk, 
 processes of the machine share, says where in the log each session is. A compaction writes the
 live records to a new log with a new index and renames both into place.
 
-The files in the folder: ``data`` (the log, as semidbm writes it), ``index`` (made anew from
-the log after each start of the machine), ``lock``, ``compaction.lock``, ``data.new`` and
-``index.new`` (a compaction under way), ``synced`` (how much of the log was on disk for sure)
-and ``quarantine`` (bytes that did not verify, set aside).
+The files in the folder: ``data`` (the log, as semidbm writes it), ``index`` (believed within
+one start of the machine), ``index.new`` (while it is made anew from the log), ``index.copy``
+(while it grows, or a compaction is under way), ``data.new`` (a compaction under way), ``lock``,
+``compaction.lock``, ``synced`` (how much of the log was on disk for sure) and ``quarantine``
+(bytes that did not verify, set aside).
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class SemidbmStore(Store):
         return quarantined(self.path)
 
     def backup(self, folder: str | os.PathLike[str]) -> None:
-        """Waits for nobody. A plain copy of the folder opens too."""
+        """Waits for a write that is under way. A plain copy of the folder opens too."""
         backups.copy_log(self._journal, self.compact, folder)
 
     def scan_backup(self, folder: str | os.PathLike[str]) -> Iterator[tuple[bytes, Record]]:
