@@ -1,4 +1,4 @@
-"""The index, where the system refuses to make, read or write it: errors, and nothing lost."""
+"""The index on disk, where the system refuses to make or write it: errors, and nothing lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index on disk, where processes change it at once, and are killed at any call of the system."""
+"""The index on disk, changed by processes at once that are killed at any call of the system."""
 
 from __future__ import annotations
 
