@@ -9,7 +9,7 @@ import resource
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ class Sessions:
         self.scan(store)
 
 
-Fault = Callable[[Path, random.Random], Iterator[None]]
+Fault = Callable[[Path, random.Random], AbstractContextManager[None]]
 
 
 @contextmanager
@@ -110,6 +110,7 @@ def limited(what: int, most: int) -> Iterator[None]:
         resource.setrlimit(what, (soft, hard))
 
 
+@contextmanager
 def full(folder: Path, chance: random.Random) -> Iterator[None]:
     # Among other sizes such as end in the last page of an index of 16 homes, and of 32.
     size = chance.choice([chance.randrange(100, 40_000), 24_575, 24_000, 20_480, 28_671, 28_000])
@@ -117,6 +118,7 @@ def full(folder: Path, chance: random.Random) -> Iterator[None]:
         yield
 
 
+@contextmanager
 def without_descriptors(folder: Path, chance: random.Random) -> Iterator[None]:
     lowest = os.dup(0)
     os.close(lowest)
@@ -124,6 +126,7 @@ def without_descriptors(folder: Path, chance: random.Random) -> Iterator[None]:
         yield
 
 
+@contextmanager
 def read_only(folder: Path, chance: random.Random) -> Iterator[None]:
     mode = stat.S_IMODE(folder.stat().st_mode)
     if chance.random() < 0.5:
@@ -162,6 +165,10 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
+def remove(path: Path) -> None:
+    path.unlink()
+
+
 def run(folder: Path, name: str, seed: int, seconds: float) -> tuple[int, int]:
     """How often something was refused, and in how many faults."""
     index.SMALLEST = 4
@@ -172,7 +179,7 @@ def run(folder: Path, name: str, seed: int, seconds: float) -> tuple[int, int]:
     stores = [opened(folder), opened(folder)]
     deadline = time.monotonic() + seconds
     turn = 0
-    while turn < 25 or time.monotonic() < deadline:
+    while turn < 15 or time.monotonic() < deadline:
         turn += 1
         # It grows, and is then made anew with less.
         numbers = (30, 90, 180)[turn % 3]
@@ -183,8 +190,9 @@ def run(folder: Path, name: str, seed: int, seconds: float) -> tuple[int, int]:
                 stores[0].delete(key(number))
                 sessions.held[number] = {None}
         refused = sessions.refused
-        chance.choice([keep, damage, empty, Path.unlink])(folder / "index")
-        with contextmanager(FAULTS[name])(folder, chance):
+        happen = chance.choice([keep, damage, empty, remove])
+        happen(folder / "index")
+        with FAULTS[name](folder, chance):
             new = opened(folder)
             for _ in range(30):
                 sessions.do(chance, chance.choice([*stores, new]), chance.randrange(numbers))
