@@ -25,6 +25,7 @@ from benchmarks import (
     report,
     served,
     shared,
+    sizes,
 )
 from benchmarks.command import Command
 from benchmarks.measure import Result
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     "moving": moving.Moving,
     "compare": compare.Compare,
     "shared": shared.Shared,
+    "sizes": sizes.Sizes,
     "figures": figures.Figures,
 }
 
