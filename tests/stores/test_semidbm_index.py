@@ -458,3 +458,30 @@ def test_keys_with_the_same_end_are_not_taken_for_each_other(seed: int, folder: 
         store.close()
     with closing(opened(folder)) as new:
         sessions.scan(new)
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("how", ["in place", "anew"])
+def test_a_backup_in_the_place_of_a_compacted_log_is_read_for_itself(
+    how: str, is_compacted: bool, folder: Path, tmp_path: Path
+) -> None:
+    # A log in the same place may be another one, with records that begin at the same bytes.
+    store = SemidbmStore(folder)
+    for number in range(500):
+        store.create(key(number), Record(bytes(50), LATER, 1))
+    if is_compacted:
+        store.compact()
+    store.backup(tmp_path / "backup")
+    for number in range(500):
+        store.delete(key(number))
+    for number in range(500, 600):
+        store.create(key(number), Record(bytes(50), LATER, 1))
+    store.compact()
+    store.close()
+    if how == "anew":
+        (folder / "data").unlink()
+    shutil.copyfile(tmp_path / "backup" / "data", folder / "data")
+    store = SemidbmStore(folder)
+    assert {name for name, _ in store.scan()} == {key(number) for number in range(500)}
+    assert all(store.load(key(number)) is None for number in range(500, 600))
+    store.close()

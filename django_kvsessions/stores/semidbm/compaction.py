@@ -168,7 +168,8 @@ class Compaction:
         os.fchmod(log.descriptor, status.st_mode & 0o777)
         if os.geteuid() == 0:
             os.fchown(log.descriptor, status.st_uid, status.st_gid)
-        log.append(logfile.FILE_HEADER)
+        # So that it begins as no other log does: see ``Index.is_about``.
+        log.append(logfile.FILE_HEADER + logfile.nothing())
         copy = Copy(former.log, end, log)
         depth = depth_for(survey.live(former.index)[0])
         homes = former.index.by_home(depth, copy)

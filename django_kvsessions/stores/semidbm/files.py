@@ -66,7 +66,7 @@ class IndexFile:
         """``Unsure`` or ``FileNotFoundError`` where there is none of that log to be believed."""
         index = Index(os.open(self._path, os.O_RDWR))
         # Where nobody tells one boot from another: since then somebody has the log open.
-        if index.log != log.identity or (index.boot == NO_BOOT and log.is_alone()):
+        if not index.is_about(log) or (index.boot == NO_BOOT and log.is_alone()):
             raise Unsure
         return index
 

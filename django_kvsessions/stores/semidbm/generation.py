@@ -84,6 +84,7 @@ class Generation:
         self.damaged = False
         self.crowded = False
         self._beside_others = 0
+        self._has_beginning = False
 
     @property
     def needs_care(self) -> bool:
@@ -212,7 +213,7 @@ class Generation:
         self._written[number] = end
         self.end = end
         if self._beside_others or end - self.noted > ALONE:
-            self._note()
+            self.note()
 
     def remove(self, found: dict[bytes, Found]) -> None:
         """Remove keys that are there, in one write."""
@@ -223,7 +224,7 @@ class Generation:
             changed.add(one.number)
         self.end += len(found) * logfile.OVERHEAD
         if self._beside_others or self.end - self.noted > ALONE:
-            self._note()
+            self.note()
 
     def _take_out(self, found: Found) -> None:
         _, number, slot, _, _, _, bucket = found
@@ -247,13 +248,15 @@ class Generation:
             found = self.room(key, found)
             self.index.add(found.number, found.bucket, key, value)
 
-    def _note(self) -> None:
+    def note(self) -> None:
         """That all is in the index up to where the log ends now.
 
         Who writes alone does so now and then: the next one looks at these few records again.
         """
         if self._beside_others:
             self._beside_others -= 1
+        if not self._has_beginning:
+            self._has_beginning = self.index.note_beginning(self.log)
         self.index.note_complete(self.end)
         self.noted = self.end
 
@@ -294,5 +297,4 @@ class Generation:
             self.enter(key, value)
         self._forget()
         if self.end != self.noted:
-            self.index.note_complete(self.end)
-            self.noted = self.end
+            self.note()

@@ -24,6 +24,8 @@ from zlib import crc32
 
 from django_kvsessions.stores.process.boot import boot_identity
 from django_kvsessions.stores.semidbm.layout import (
+    BEGINNING,
+    BEGINNING_AT,
     BUCKET,
     COMPACT_AT,
     COMPLETE_AT,
@@ -46,6 +48,7 @@ from django_kvsessions.stores.semidbm.layout import (
     size_of,
     unpack_value,
 )
+from django_kvsessions.stores.semidbm.log import LogFile
 
 __all__ = ["Index", "Unsure", "depth_for"]
 
@@ -144,27 +147,45 @@ class Index:
         """Up to where all that is in the log is in the table."""
         for _ in range(3):
             # It may have been read while it was written.
-            data = os.pread(self.descriptor, NUMBER.size, COMPLETE_AT)
-            if len(data) == NUMBER.size and self._number(data) == data:
-                return int(NUMBER.unpack(data)[0])
+            found = self._read_number(COMPLETE_AT)
+            if found is not None:
+                return found
         raise Unsure
 
     def note_complete(self, end: int) -> None:
-        os.pwrite(self.descriptor, self._number(NUMBER.pack(end, 0)), COMPLETE_AT)
+        self._write_number(COMPLETE_AT, end)
+
+    def is_about(self, log: LogFile) -> bool:
+        """Whether it was made for that log, and the log was not replaced in its place."""
+        found = self._read_number(BEGINNING_AT) or 0
+        size, check = found >> 32, found & 2**32 - 1
+        return size > 0 and log.identity == self.log and crc32(log.read(size, 0)) == check
+
+    def note_beginning(self, log: LogFile) -> bool:
+        """By what to know the log; whether there is enough of it."""
+        data = log.read(BEGINNING, 0)
+        self._write_number(BEGINNING_AT, len(data) << 32 | crc32(data))
+        return len(data) == BEGINNING
 
     @property
     def compact_from(self) -> int:
         """Up to this size of the log a compaction cannot be worth it; a mere hint."""
-        data = os.pread(self.descriptor, NUMBER.size, COMPACT_AT).ljust(NUMBER.size, b"\0")
-        return int(NUMBER.unpack(data)[0]) if self._number(data) == data else 0
+        return self._read_number(COMPACT_AT) or 0
 
     @compact_from.setter
     def compact_from(self, size: int) -> None:
-        os.pwrite(self.descriptor, self._number(NUMBER.pack(size, 0)), COMPACT_AT)
+        self._write_number(COMPACT_AT, size)
 
-    def _number(self, data: bytes) -> bytes:
-        """With the checksum that belongs to it."""
-        return data[:8] + crc32(data[:8], self.seed).to_bytes(4, sys.byteorder)
+    def _read_number(self, at: int) -> int | None:
+        data = os.pread(self.descriptor, NUMBER.size, at)
+        if len(data) < NUMBER.size:
+            return None
+        number, check = NUMBER.unpack(data)
+        return int(number) if crc32(data[:8], self.seed) == check else None
+
+    def _write_number(self, at: int, number: int) -> None:
+        data = NUMBER.pack(number, 0)[:8]
+        os.pwrite(self.descriptor, NUMBER.pack(number, crc32(data, self.seed)), at)
 
     def is_as_it_was(self) -> bool:
         return os.pread(self.descriptor, FIXED.size, 0) == self.fixed

@@ -160,6 +160,7 @@ class Journal:
                 generation.log.is_at(self.data_path)
                 and self.index_file.inode() == index.inode
                 and index.is_as_it_was()
+                and index.is_about(generation.log)
                 and generation.noted <= index.complete() <= generation.log.size()
             )
         except (FileNotFoundError, Unsure):

@@ -29,8 +29,10 @@ FREE = bytes(8) + b"\xff" * 4 + bytes(4)
 MAGIC = b"kvindex3"
 FIXED = struct.Struct("=8s8s16sQQQQI")
 NUMBER = struct.Struct("=QI")
-#: Places in the header of two numbers: see ``complete`` and ``compact_from``.
-COMPLETE_AT, COMPACT_AT = 128, 192
+#: Places in the header of numbers: see ``complete``, ``is_about`` and ``compact_from``.
+COMPLETE_AT, BEGINNING_AT, COMPACT_AT = 128, 160, 192
+#: How many of a log's first bytes tell it from another one that was in its place.
+BEGINNING = 96
 # A file of this machine alone: as its processor has them, so that many are looked at at once.
 _SLOT = struct.Struct("=8sQI4x")
 _VALUE = struct.Struct("=QI4x")

@@ -69,8 +69,8 @@ def remade(log: LogFile, index_file: IndexFile, folder: str, *, sure: int = 0) -
         NEW, lambda file: Index.write(file, log.identity, depth, contents.by_home(depth))
     )
     generation = Generation(log, index)
-    index.note_complete(contents.end)
-    generation.end = generation.noted = contents.end
+    generation.end = contents.end
+    generation.note()
     generation.compact_from = index.compact_from = worth_from(survey.live(index)[1])
     generation.damaged = contents.damaged
     generation.mark()
