@@ -14,6 +14,7 @@ It is never synced: a table is believed within the boot in which it was made.
 
 from __future__ import annotations
 
+# Longer than 300 lines: what is read without a lock is best read beside what writes it.
 import errno
 import os
 import sys
