@@ -52,16 +52,21 @@ class Compaction:
         self._compacting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._next = 0.0
+        #: Not before, since one has failed.
+        self._after = 0.0
 
     def close(self) -> None:
         self._file_lock.close()
 
     def soon(self, generation: Generation) -> None:
         """In the background, where it pays and one has not just been tried."""
-        due = time.monotonic() >= self._next
-        if (due or generation.crowded) and (self._thread is None or not self._thread.is_alive()):
+        clock = time.monotonic()
+        if clock < self._after or (self._thread is not None and self._thread.is_alive()):
+            return
+        due = clock >= self._next
+        if due or generation.crowded:
             if due:
-                self._next = time.monotonic() + COMPACTION_PAUSE
+                self._next = clock + COMPACTION_PAUSE
             self._thread = self._journal.start("compact", self._run_in_background, due)
 
     def _run_in_background(self, due: bool) -> None:
@@ -69,13 +74,14 @@ class Compaction:
             generation = self._journal.current()
             is_crowded, generation.crowded = generation.crowded, False
             if is_crowded and self._journal.surely(Generation.is_crowded):
-                self._alone(self._grow)
+                self._alone(self._grow_if_crowded)
             elif due and self._journal.surely(Generation.needs_compaction):
                 self.run()
             elif due:
                 # It says itself from which size on to look again.
                 self._next = 0.0
         except Exception:
+            self._after = time.monotonic() + COMPACTION_PAUSE
             path = self._journal.data_path
             logger.exception(
                 "Compacting %s failed; it will be tried again. Likely causes, in order: its disk "
@@ -128,6 +134,11 @@ class Compaction:
         former.index.retire()
         self._journal.index_file.publish(COPY)
         self._journal.use(new)
+
+    def _grow_if_crowded(self, former: Generation) -> None:
+        # Another process may have been faster.
+        if former.is_crowded():
+            self._grow(former)
 
     def _grow(self, former: Generation) -> None:
         journal = self._journal
