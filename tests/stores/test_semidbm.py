@@ -306,7 +306,7 @@ def logged(folder: Path, synced: int) -> tuple[list[dict[int, int | None]], list
     states: list[dict[int, int | None]] = [{}]
     ends = [8]
     store = SemidbmStore(folder, durability="process")
-    for step in range(90):
+    for step in range(91):
         if step == synced:
             store.close()
             store = SemidbmStore(folder)
@@ -314,6 +314,8 @@ def logged(folder: Path, synced: int) -> tuple[list[dict[int, int | None]], list
             store.close()  # which syncs
             ends[-1] = (folder / "data").stat().st_size
             store = SemidbmStore(folder, durability="process")
+        if step == 90:
+            break
         state, number = dict(states[-1]), step if step < 15 else chance.randrange(15)
         if state.get(number) is None:
             assert store.create(key(number), record(step, size=100))
@@ -370,11 +372,11 @@ def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
 ) -> None:
     # Which would make another file of it.
     monkeypatch.setattr(compaction.Compaction, "soon", lambda self: None)
-    states, ends = logged(folder, 89)
+    states, ends = logged(folder, 90)
     data = (folder / "data").read_bytes()
     note = (folder / "synced").read_bytes()
     chance = random.Random(5)
-    for position in range(8, ends[89], 7):
+    for position in range(8, ends[90], 7):
         flipped = bytearray(data)
         flipped[position] ^= 1 << chance.randrange(8)
         # In place, for a copy is not the file that was synced.

@@ -133,16 +133,14 @@ class Contents:
                 found,
             )
             _set_aside(log, self.end, found, folder)
-            keys = _damaged_keys(log, self.end, found)
-            if self.end < synced:
-                gone.update(self._forget(list(keys)))
-            else:
-                lost.update(keys)
+            gone.update(self._forget(list(_damaged_keys(log, self.end, min(found, synced)))))
+            lost.update(_damaged_keys(log, max(self.end, synced), found))
             self.damaged = True
             self.end = found
             self.parse(size)
         if self.end < size:
             _set_aside(log, self.end, size, folder)
+            gone.update(self._forget(list(_damaged_keys(log, self.end, min(size, synced)))))
             log.truncate(self.end)
         # Whoever opens the log later, and knows more or less of what was synced, is to find
         # the same.
@@ -177,7 +175,7 @@ class Contents:
 
 def _damaged_keys(log: LogFile, start: int, stop: int) -> Iterator[bytes]:
     """What bytes that do not verify may still say of the keys of their records."""
-    data = log.read(stop - start, start)
+    data = log.read(max(0, stop - start), start)
     position = 0
     while 0 <= position <= len(data) - 8 - KEY_SIZE:
         yield data[position + 8 : position + 8 + KEY_SIZE]
