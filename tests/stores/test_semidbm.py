@@ -306,7 +306,7 @@ def logged(folder: Path, synced: int) -> tuple[list[dict[int, int | None]], list
     states: list[dict[int, int | None]] = [{}]
     ends = [8]
     store = SemidbmStore(folder, durability="process")
-    for step in range(91):
+    for step in range(90):
         if step == synced:
             store.close()
             store = SemidbmStore(folder)
@@ -314,8 +314,6 @@ def logged(folder: Path, synced: int) -> tuple[list[dict[int, int | None]], list
             store.close()  # which syncs
             ends[-1] = (folder / "data").stat().st_size
             store = SemidbmStore(folder, durability="process")
-        if step == 90:
-            break
         state, number = dict(states[-1]), step if step < 15 else chance.randrange(15)
         if state.get(number) is None:
             assert store.create(key(number), record(step, size=100))
@@ -372,11 +370,11 @@ def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
 ) -> None:
     # Which would make another file of it.
     monkeypatch.setattr(compaction.Compaction, "soon", lambda self: None)
-    states, ends = logged(folder, 90)
+    states, ends = logged(folder, 89)
     data = (folder / "data").read_bytes()
     note = (folder / "synced").read_bytes()
     chance = random.Random(5)
-    for position in range(8, ends[90], 7):
+    for position in range(8, ends[89], 7):
         flipped = bytearray(data)
         flipped[position] ^= 1 << chance.randrange(8)
         # In place, for a copy is not the file that was synced.
@@ -386,6 +384,30 @@ def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
         hit = [n for n in range(15) if found.get(n) != states[-1].get(n)]
         assert len(hit) <= 1, position
         assert not hit or hit[0] not in found, position
+
+
+def test_damage_at_the_end_of_what_was_synced_brings_no_older_version_back(folder: Path) -> None:
+    store = SemidbmStore(folder, durability="full")
+    store.create(key(1), record(1))
+    store.create(key(2), record(2))
+    start = (folder / "data").stat().st_size
+    store.replace(key(1), record(3))
+    store.close()
+    data, note = (folder / "data").read_bytes(), (folder / "synced").read_bytes()
+    for position in range(start, len(data), 3):
+        flipped = bytearray(data)
+        flipped[position] ^= 16
+        # In place, for a copy is not the file that was synced.
+        (folder / "data").write_bytes(flipped)
+        (folder / "synced").write_bytes(note)
+        (folder / "index").unlink()
+        assert set(held(folder)) == {key(2)}, position
+        assert set(held(folder)) == {key(2)}, position
+    # What lies behind the last sync may be torn, and what it replaced counts again.
+    (folder / "data").write_bytes(data[:start] + data[start:].replace(b"3:", b"X:"))
+    (folder / "synced").unlink()
+    (folder / "index").unlink()
+    assert held(folder) == {key(1): record(1), key(2): record(2)}
 
 
 def test_a_block_that_is_lost_of_what_was_synced_costs_no_session_outside_it(
