@@ -386,7 +386,10 @@ def test_a_bit_that_flips_in_what_was_synced_brings_nothing_back(
         assert not hit or hit[0] not in found, position
 
 
-def test_damage_at_the_end_of_what_was_synced_brings_no_older_version_back(folder: Path) -> None:
+def test_damage_at_the_end_of_what_was_synced_brings_no_older_version_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOOK_INTERVAL", 0.0)
     store = SemidbmStore(folder, durability="full")
     store.create(key(1), record(1))
     store.create(key(2), record(2))
