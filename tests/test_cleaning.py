@@ -303,7 +303,7 @@ def test_a_clean_up_after_a_rush_gives_the_room_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not by chance before it.
-    monkeypatch.setattr(Compaction, "soon", lambda compaction: None)
+    monkeypatch.setattr(Compaction, "soon", lambda *_: None)
     with freeze_time() as clock:
         store = SemidbmStore(tmp_path / "sessions")
         for number in range(12_000):

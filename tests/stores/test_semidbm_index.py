@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -236,8 +237,14 @@ def remove(path: Path, older: bytes, another: bytes) -> None:
 
 
 def rename_older(path: Path, older: bytes, another: bytes) -> None:
-    path.with_name("copied").write_bytes(older)
-    path.with_name("copied").rename(path)
+    copies = [path.with_name("copied"), path.with_name("copied too")]
+    for copy in copies:
+        copy.write_bytes(older)
+    # One of them may get the inode of the very file that it is a copy of, which was freed since.
+    own = int.from_bytes(older[48:56], sys.byteorder)
+    next(copy for copy in copies if copy.stat().st_ino != own).rename(path)
+    for copy in copies:
+        copy.unlink(missing_ok=True)
 
 
 def rename_anothers(path: Path, older: bytes, another: bytes) -> None:

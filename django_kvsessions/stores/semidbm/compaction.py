@@ -75,7 +75,7 @@ class Compaction:
             is_crowded, generation.crowded = generation.crowded, False
             if is_crowded and self._journal.surely(Generation.is_crowded):
                 self._alone(self._grow_if_crowded)
-            elif due and self._journal.surely(Generation.needs_compaction):
+            if due and self._journal.surely(Generation.needs_compaction):
                 self.run()
             elif due:
                 # It says itself from which size on to look again.

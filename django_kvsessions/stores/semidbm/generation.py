@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from time import time
+import time
 from typing import NamedTuple
 from zlib import crc32
 
@@ -137,7 +137,7 @@ class Generation:
                     if len(seen) >= SEEN_LATELY:
                         seen.clear()
                     seen[key] = _new(Found, (end, number, at >> 3, place, expires, record[2], b""))
-                    if expires > time():
+                    if expires > time.time():
                         return record
         found = self.locate(key)
         record = self.read(key, found) if found.place else None
@@ -167,7 +167,7 @@ class Generation:
 
     def read(self, key: bytes, found: Found) -> Record | None:
         """A live record. ``Unsure`` where it is not what the index says."""
-        if found.expires <= time():
+        if found.expires <= time.time():
             return None
         record = logfile.read_record(self.log, key, found.place)
         if record is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from time import time
 from zlib import crc32
 
 from django_kvsessions.stores.base import KEY_SIZE, StoreStats
@@ -57,7 +57,7 @@ def crowding(index: Index) -> float:
 
 def live(index: Index) -> tuple[int, int]:
     """How many sessions there are about, and the bytes of their records."""
-    now, count, size = time(), 0, 0
+    now, count, size = time.time(), 0, 0
     for _, places, hints in columns(index):
         sizes = [
             place & logfile.MAX_VALUE_SIZE
@@ -70,7 +70,7 @@ def live(index: Index) -> tuple[int, int]:
 
 
 def stats(log: LogFile, index: Index) -> StoreStats:
-    now, live, expired = time(), 0, 0
+    now, live, expired = time.time(), 0, 0
     oldest: float | None = None
     oldest_place = 0
     for _, places, hints in columns(index):
@@ -100,7 +100,7 @@ def keys(log: LogFile, index: Index, start: int) -> Parts:
 
 def expired(log: LogFile, index: Index, start: int) -> Parts:
     """Keys from a hash on of which many have expired, and all that have."""
-    limit = time()
+    limit = time.time()
     for end, places, hints in columns(index, start):
         candidates = zip(places, hints, strict=True)
         yield end, _keys(log, [place for place, expires in candidates if expires <= limit])
