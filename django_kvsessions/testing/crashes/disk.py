@@ -194,7 +194,11 @@ def _is_through(call: Call) -> bool:
     """Whether what is written is on the disk when the call ends."""
     if call.name == "pwritev2" and call.arguments[5] & (_RWF_DSYNC | _RWF_SYNC):
         return True
-    return bool(int(_about(call)["flags"], 8) & os.O_DSYNC)
+    try:
+        return bool(int(_about(call)["flags"], 8) & os.O_DSYNC)
+    except FileNotFoundError:
+        # Another thread has closed it since, and how it was opened cannot be seen any more.
+        return False
 
 
 def _position(call: Call) -> int:
