@@ -33,7 +33,6 @@ from django_kvsessions.stores.semidbm import log as logfile
 from django_kvsessions.stores.semidbm.compaction import Compaction
 from django_kvsessions.stores.semidbm.errors import reports_os_errors, unavailable
 from django_kvsessions.stores.semidbm.generation import Generation
-from django_kvsessions.stores.semidbm.index import Unsure
 from django_kvsessions.stores.semidbm.journal import Busy, Journal, no_waiting
 from django_kvsessions.stores.semidbm.owners import Owners
 from django_kvsessions.stores.semidbm.recovery import quarantined
@@ -239,15 +238,6 @@ class SemidbmStore(Store):
         generation = self._journal.close()
         if generation is not None:
             self._syncer.sync_at_close(generation)
-
-    async def aload(self, key: bytes) -> Record | None:
-        journal = self._journal
-        if journal.generation is not None and time.monotonic() < journal.next_look:
-            self.check_key(key)
-            with contextlib.suppress(Unsure, OSError):
-                return journal.generation.load(key)
-        # It may have to wait for a lock, or until the index has been made anew.
-        return await self.call_in_thread(self.load, key)
 
     async def call_async(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self.is_nonblocking and self._journal.generation is not None:
